@@ -1,0 +1,13 @@
+"""Datasets: sketches and photos with their seen and unseen classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zsbir.registry import Registry
+
+if TYPE_CHECKING:
+    from zsbir.data.base import Dataset
+
+DATASETS: Registry[Dataset] = Registry("dataset", __name__)
+"""All datasets by name."""

@@ -1,0 +1,18 @@
+"""The one exception that a user is meant to see."""
+
+from __future__ import annotations
+
+
+class ZsbirError(Exception):
+    """Something the user can mend: one sentence that says what, where and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class UnknownNameError(ZsbirError, KeyError):
+    """A name that no registry entry, class or argument carries; the message lists the close matches."""
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of the message.
+        return str(self.args[0])

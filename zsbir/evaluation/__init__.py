@@ -1,0 +1,1 @@
+"""Evaluation: protocols, metrics, the evaluator and its reports."""

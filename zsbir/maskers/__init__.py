@@ -1,0 +1,13 @@
+"""Maskers: which patches of a photo to keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zsbir.registry import Registry
+
+if TYPE_CHECKING:
+    from zsbir.maskers.base import Masker
+
+MASKERS: Registry[Masker] = Registry("masker", __name__)
+"""All maskers by name."""

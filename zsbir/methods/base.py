@@ -1,0 +1,107 @@
+"""The method contract, and the recipe: how a method is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from zsbir.types import Batch, Domain, Features
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training settings of a method; the published values are its defaults.
+
+    Attributes:
+        epochs: Number of epochs.
+        batch_size: Rows (triplets, or images for ``sampling="mixed"``) a step and process.
+        samples_per_epoch: Rows an epoch; None: every sketch once (triplets) or the shorter domain once (mixed).
+        sampling: ``"triplet"`` (sketch anchor, positive photo, negative photo) or ``"mixed"`` (both domains in one batch).
+        sketch_share: Share of sketches in a mixed batch, in (0, 1).
+        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: Learning rate at the start.
+        weight_decay: As the optimiser defines it.
+        schedule: ``"constant"``, ``"cosine"`` (to 0 at the end) or ``"exponential"`` (times `decay` at the end).
+        decay: What ``"exponential"`` has multiplied the learning rate by at the end.
+        warmup: Steps of linear warm-up.
+        clip: Largest gradient norm; None: not clipped.
+        augment: ``"none"``, or ``"affine"`` (flip, scale, rotation, shift, with probability `augment_probability`).
+        augment_probability: Share of the samples that are augmented.
+        sketch_prepare: ``"squash"`` or ``"crop-pad"``: how a sketch becomes a square, see `zsbir.data.images`.
+        photo_prepare: Likewise for photos.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    samples_per_epoch: int | None = None
+    sampling: Literal["triplet", "mixed"] = "triplet"
+    sketch_share: float = 1 / 3
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "exponential"] = "constant"
+    decay: float = 1e-3
+    warmup: int = 0
+    clip: float | None = None
+    augment: Literal["none", "affine"] = "none"
+    augment_probability: float = 0.7
+    sketch_prepare: Literal["squash", "crop-pad"] = "squash"
+    photo_prepare: Literal["squash", "crop-pad"] = "squash"
+
+
+class Method(nn.Module):
+    """A published system: embeds both domains, and gives its training losses.
+
+    Attributes:
+        image_size: Side of the square input in pixels.
+        mean: Per channel, of images in [0, 1].
+        std: Likewise.
+        recipe: The published training settings.
+        matcher: Spec of the matcher the paper uses at test time.
+        logged: Figures of the last step that are no losses (schedules, accuracies), by name; filled by `forward`.
+        spec: What `METHODS.build` recorded.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    recipe: Recipe = Recipe()
+    matcher: str | Mapping[str, Any] = "cosine"
+    spec: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: dict[str, Tensor | float] = {}
+
+    def embed(self, images: Tensor, domain: Domain) -> Features:
+        """Return the retrieval embedding.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised with `mean` and `std`.
+            domain: Which domain all of them belong to.
+
+        Returns:
+            Features with ``vector`` (B, D), and tokens where the method has them.
+        """
+        raise TypeError(f"{type(self).__name__} has no embed")
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted loss terms by name, each a scalar; their sum is what the trainer minimises.
+
+        It is `forward`, not another name, because distributed training hooks into it.
+        """
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Set schedules at the start of an epoch, counted from 0. `epoch` is all it may depend on (exact resume)."""
+
+    def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return the optimiser's parameter groups; by default all trainable parameters at the recipe's rate."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
+        """Return (C, C) weights for drawing the negative class (row: anchor), or None for uniform."""
+        return None

@@ -1,0 +1,1 @@
+"""Index and search: find photos in folders of one's own."""
