@@ -20,11 +20,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from zsbir.errors import UnknownNameError, ZsbirError
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
 Spec = str | Mapping[str, Any]
 
 
@@ -81,14 +82,18 @@ class Registry(Generic[T]):
         self.package = package
         self.group = f"zsbir.{kind}s"
         self._fallback = fallback
-        self._entries: dict[str, type[T]] = {}
+        self._entries: dict[str, Callable[..., T]] = {}
         self._own: dict[str, tuple[str, str]] | None = None
         self._plugins: dict[str, EntryPoint] | None = None
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Return a decorator that files a class under `name`; a name that another class holds raises ZsbirError."""
+    def register(self, name: str) -> Callable[[C], C]:
+        """Return a decorator that files a class, or a function that returns a record, under `name`.
 
-        def decorate(cls: type[T]) -> type[T]:
+        Raises:
+            ZsbirError: If another class holds the name.
+        """
+
+        def decorate(cls: C) -> C:
             held = self._entries.get(name)
             if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ZsbirError(f"{self.kind} {name!r} is already registered by {held.__module__}.{held.__qualname__}")
@@ -116,7 +121,7 @@ class Registry(Generic[T]):
             own.setdefault(name, (inspect.getdoc(cls) or "").split("\n")[0])
         return dict(sorted(own.items()))
 
-    def get(self, name: str) -> type[T]:
+    def get(self, name: str) -> Callable[..., T]:
         """Return the class filed under `name`, importing its module if need be.
 
         Raises:
@@ -161,15 +166,16 @@ class Registry(Generic[T]):
         cls = self.get(name)
         arguments = self._bind(name, cls, {**given, **overrides})
         component = cls(**arguments)
-        # Setting it on a Module is fine: it is no Parameter and no Module.
-        cast(Any, component).spec = {"name": name, **{key: _plain(value) for key, value in arguments.items()}}
+        # object.__setattr__: some components are frozen records, some Modules, and both may carry it.
+        bound = {"name": name, **{key: _plain(value) for key, value in arguments.items()}}
+        object.__setattr__(component, "spec", bound)
         return component
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the constructor's parameters of the component called `name`."""
         return dict(inspect.signature(self.get(name)).parameters)
 
-    def _bind(self, name: str, cls: type[T], arguments: dict[str, Any]) -> dict[str, Any]:
+    def _bind(self, name: str, cls: Callable[..., T], arguments: dict[str, Any]) -> dict[str, Any]:
         signature = inspect.signature(cls)
         for key in arguments:
             if key not in signature.parameters:
@@ -190,7 +196,7 @@ class Registry(Generic[T]):
             folders = list(spec.submodule_search_locations or []) if spec else []
             for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
                 for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                    if not isinstance(node, ast.ClassDef):
+                    if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
                         continue
                     summary = (ast.get_docstring(node) or "").split("\n")[0]
                     for call in node.decorator_list:
@@ -203,8 +209,9 @@ class Registry(Generic[T]):
             self._plugins = {}
             for point in entry_points(group=self.group):
                 if point.name in self._scan():
-                    warnings.warn(f"plugin {point.value} is ignored: zsbir has its own {self.kind} {point.name!r}",
-                                  stacklevel=3)
+                    warnings.warn(
+                        f"plugin {point.value} is ignored: zsbir has its own {self.kind} {point.name!r}", stacklevel=3
+                    )
                 else:
                     self._plugins[point.name] = point
         return self._plugins

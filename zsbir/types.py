@@ -108,7 +108,9 @@ class Records:
     def where(self, keep: npt.NDArray[np.bool_], new_label: Labels | None = None) -> Records:
         """Return the records where `keep` (n,) is true, with labels mapped through `new_label` when it is given."""
         labels = self.labels[keep]
-        return Records(self.root, self.paths.take(np.flatnonzero(keep)), labels if new_label is None else new_label[labels])
+        return Records(
+            self.root, self.paths.take(np.flatnonzero(keep)), labels if new_label is None else new_label[labels]
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,9 @@ class Dataset:
         total = len(seen.classes)
         held = round(total * validation) if isinstance(validation, float) and validation < 1 else int(validation)
         if held < 0 or (held and total - held < 2):
-            raise ZsbirError(f"validation={validation} holds out {held} of {total} seen classes; 2 must be left to train on")
+            raise ZsbirError(
+                f"validation={validation} holds out {held} of {total} seen classes; 2 must be left to train on"
+            )
         chosen = np.zeros(total, dtype=bool)
         chosen[np.random.default_rng(seed).permutation(total)[:held]] = True
         self._seen = seen
