@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -73,6 +74,7 @@ class Registry(Generic[T]):
             decorators, so names are known, and a module is imported only when one of its names is used.
         fallback: Called with a name that no entry carries; returns a spec of an entry, or None. For instance any
             timm model name becomes the entry ``timm`` with ``model=name``.
+        more_names: Gives the names that `fallback` takes, for the close matches of a typo.
 
     Plugins come through the entry point group ``zsbir.<kind>s``: ``random = "my_package.maskers:MyMasker"``.
     """
@@ -82,6 +84,7 @@ class Registry(Generic[T]):
         self.package = package
         self.group = f"zsbir.{kind}s"
         self._fallback = fallback
+        self._more_names = more_names
         self._entries: dict[str, Callable[..., T]] = {}
         self._own: dict[str, tuple[str, str]] | None = None
         self._plugins: dict[str, EntryPoint] | None = None
@@ -133,7 +136,8 @@ class Registry(Generic[T]):
             elif name in self._entry_points():
                 self._load_plugin(name)
         if name not in self._entries:
-            raise UnknownNameError(f"There is no {self.kind} {name!r}. {close_matches(name, self.names())}")
+            known = self.names() + (self._more_names() if self._more_names else [])
+            raise UnknownNameError(f"There is no {self.kind} {name!r}. {close_matches(name, known)}")
         return self._entries[name]
 
     def build(self, spec: Spec | T, **overrides: Any) -> T:

@@ -17,5 +17,11 @@ def _timm_name(name: str) -> Mapping[str, Any] | None:
     return {"name": "timm", "model": name} if timm.is_model(name.split(".")[0]) else None
 
 
-BACKBONES: Registry[Backbone] = Registry("backbone", __name__, fallback=_timm_name)
+def _timm_names() -> list[str]:
+    import timm
+
+    return list(timm.list_models())
+
+
+BACKBONES: Registry[Backbone] = Registry("backbone", __name__, fallback=_timm_name, more_names=_timm_names)
 """All backbones by name; any other timm model name builds the entry ``timm``."""

