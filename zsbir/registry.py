@@ -79,7 +79,13 @@ class Registry(Generic[T]):
     Plugins come through the entry point group ``zsbir.<kind>s``: ``random = "my_package.maskers:MyMasker"``.
     """
 
-    def __init__(self, kind: str, package: str, fallback: Callable[[str], Mapping[str, Any] | None] | None = None):
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        fallback: Callable[[str], Mapping[str, Any] | None] | None = None,
+        more_names: Callable[[], list[str]] | None = None,
+    ) -> None:
         self.kind = kind
         self.package = package
         self.group = f"zsbir.{kind}s"

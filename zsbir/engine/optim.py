@@ -1,0 +1,55 @@
+"""Optimisers and learning-rate schedules of a recipe."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.optim import Optimizer
+
+from zsbir.errors import ZsbirError
+from zsbir.methods.base import Method, Recipe
+
+
+def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
+    """Build the recipe's optimiser over the method's parameter groups.
+
+    Each group keeps its own start rate in ``initial_lr`` (its ``lr``, or the recipe's).
+
+    Raises:
+        ZsbirError: For an optimiser that there is not, or a method with nothing to train.
+    """
+    groups = [{**group, "initial_lr": group.get("lr", recipe.lr)} for group in method.param_groups(recipe)]
+    if not any(group["params"] for group in groups):
+        raise ZsbirError(f"{type(method).__name__} has no trainable parameters, so there is nothing to train")
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9)
+    raise ZsbirError(f"there is no optimiser {recipe.optimizer!r}; known: adam, adamw, sgd")
+
+
+def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Return what the start rates are multiplied by at a global step counted from 0.
+
+    ``"exponential"`` is constant within an epoch (``decay ** (epoch / epochs)``), as published with SBKA; ``"cosine"``
+    falls from 1 to 0 over all steps. Warm-up is a linear ramp on top.
+
+    >>> [round(lr_factor(Recipe(epochs=2, schedule="exponential", decay=0.01), s, 2), 3) for s in range(4)]
+    [1.0, 1.0, 0.1, 0.1]
+    """
+    total = recipe.epochs * steps_per_epoch
+    factor = 1.0
+    if recipe.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * step / total))
+    elif recipe.schedule == "exponential":
+        factor = recipe.decay ** ((step // steps_per_epoch) / recipe.epochs)
+    return factor * min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else factor
+
+
+def set_lr(optimizer: Optimizer, factor: float) -> None:
+    """Set each group's rate to its start rate times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
