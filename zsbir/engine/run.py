@@ -1,0 +1,109 @@
+"""The run folder: what was used, written in full."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+import zsbir
+from zsbir.data.base import Dataset
+from zsbir.engine.checkpoint import read_json, write_json
+from zsbir.errors import ZsbirError
+from zsbir.methods.base import Method, Recipe
+from zsbir.registry import close_matches, spec_of
+
+
+def claim(folder: Path) -> None:
+    """Make a new run folder; one that already holds something is refused, so nothing is ever overwritten.
+
+    Raises:
+        ZsbirError: If the folder holds files, or cannot be made.
+    """
+    if folder.is_file():
+        raise ZsbirError(f"the run folder {folder} is a file: choose another with --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "already holds a run" if (folder / "run.json").is_file() else "is not empty"
+        raise ZsbirError(f"the run folder {folder} {what}: choose another with --out, or continue it with --resume")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise ZsbirError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
+
+
+def describe(
+    method: Method, dataset: Dataset, recipe: Recipe, seed: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what ``run.json`` holds: everything that is needed to repeat the run."""
+    return {
+        "zsbir": zsbir.__version__,
+        "method": spec_of(method),
+        "dataset": spec_of(dataset),
+        "dataset_manifest": getattr(dataset, "manifest_hash", None),
+        "dataset_notes": list(dataset.notes),
+        "classes": {
+            "train": list(dataset.train.classes),
+            "validation": list(dataset.validation.classes),
+            "test": list(dataset.test.classes),
+        },
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "settings": dict(settings),
+        "command": shlex.join(sys.argv),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": _revision(),
+        "host": {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()},
+        "versions": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__},
+    }
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read ``run.json`` of a run folder.
+
+    Raises:
+        ZsbirError: If the folder holds no run.
+    """
+    if not (folder / "run.json").is_file():
+        what = "holds no run (no run.json)" if folder.is_dir() else "does not exist"
+        raise ZsbirError(f"{folder} {what}: give the folder that `zsbir train` wrote")
+    run: dict[str, Any] = read_json(folder / "run.json")
+    return run
+
+
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """Write ``run.json``."""
+    write_json(folder / "run.json", run)
+
+
+def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recipe:
+    """Return `start` (or the defaults) with some values replaced.
+
+    Raises:
+        ZsbirError: For a setting that a recipe does not have, with the close matches.
+    """
+    known = [item.name for item in fields(Recipe)]
+    for name in values:
+        if name not in known:
+            raise ZsbirError(f"a recipe has no setting {name!r}. {close_matches(name, known)}")
+    return Recipe(**{**asdict(start or Recipe()), **values})
+
+
+def _revision() -> str | None:
+    try:
+        out = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None
