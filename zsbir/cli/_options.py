@@ -1,0 +1,109 @@
+"""From ``key=value`` words and common options to specs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zsbir.errors import ZsbirError
+
+if TYPE_CHECKING:
+    from zsbir.data.base import Dataset
+    from zsbir.methods.base import Method
+
+
+def assignments(words: Iterable[str], option: str) -> dict[str, Any]:
+    """Turn ``["lr=0.1", "masker.ratio=0.5"]`` into nested values; a value is JSON where it can be, else a string.
+
+    Args:
+        words: ``key=value`` each; a dot in the key goes one level down.
+        option: The option they came from, for messages.
+
+    Raises:
+        ZsbirError: For a word without ``=``.
+
+    >>> assignments(["shared=true", "masker.name=random", "masker.ratio=0.5"], "--set")
+    {'shared': True, 'masker': {'name': 'random', 'ratio': 0.5}}
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise ZsbirError(f"{option} takes key=value, not {word!r}")
+        *path, last = key.split(".")
+        place = found
+        for part in path:
+            held = place.setdefault(part, {})
+            if not isinstance(held, dict):
+                held = place[part] = {"name": held}
+            place = held
+        place[last] = parse_value(text)
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """Return `text` read as JSON, or as it is.
+
+    >>> parse_value("0.5"), parse_value("random"), parse_value("[1, 2]")
+    (0.5, 'random', [1, 2])
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def build_dataset(
+    name: str,
+    root: Path | None = None,
+    unseen: str | None = None,
+    validation: float | None = None,
+    split: Path | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Build a dataset from the common options; those the dataset does not know are refused by name."""
+    from zsbir.data import DATASETS
+
+    given: dict[str, Any] = {"root": None if root is None else str(root), "unseen": unseen, "validation": validation,
+                             "split": None if split is None else str(split)}  # fmt: skip
+    arguments = {key: value for key, value in given.items() if value is not None}
+    if isinstance(arguments.get("unseen"), str):
+        arguments["unseen"] = int(arguments["unseen"]) if arguments["unseen"].isdigit() else arguments["unseen"]
+    if validation is not None and validation >= 1:
+        arguments["validation"] = int(validation)
+    return DATASETS.build(name, **arguments, **(more or {}))
+
+
+def build_method(
+    name: str,
+    classes: tuple[str, ...],
+    pretrained: bool,
+    weights: Path | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Method:
+    """Build a method for training on `classes`, with the arguments that its constructor has."""
+    from zsbir.methods import METHODS
+
+    parameters = METHODS.parameters(name)
+    arguments: dict[str, Any] = dict(more or {})
+    for key, value in list(arguments.items()):
+        default = parameters[key].default if key in parameters else None
+        if isinstance(value, dict) and "name" not in value and isinstance(default, str):
+            arguments[key] = {"name": default, **value}
+    if "classes" in parameters:
+        arguments.setdefault("classes", list(classes))
+    if "pretrained" in parameters:
+        arguments.setdefault("pretrained", pretrained)
+    if weights is not None:
+        arguments["weights"] = str(weights)
+    return METHODS.build(name, **arguments)
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """Return the first of ``name-1``, ``name-2``, ... under `parent` that does not exist."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
