@@ -1,0 +1,67 @@
+"""The image tower of an open_clip model as a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsbir.backbones import BACKBONES
+from zsbir.backbones.base import Backbone
+from zsbir.clip import create_clip, image_statistics
+from zsbir.types import Features
+
+
+@BACKBONES.register("open-clip")
+class OpenClipBackbone(Backbone):
+    """The image tower of any open_clip model; the text tower is dropped.
+
+    Args:
+        model: An open_clip name, or its configuration as a mapping.
+        pretrained: Load the weights with the tag `tag` (needs the network once).
+        weights: A local weights file instead.
+        tag: open_clip's name of the weights, such as ``"openai"``.
+        image_size: Side of the input in pixels; None: the model's own. Position embeddings are interpolated.
+
+    The vector is the image feature in the space of the texts. A ViT also gives its patch tokens after the last norm,
+    not projected, and their grid.
+    """
+
+    def __init__(
+        self,
+        model: str | Mapping[str, Any] = "ViT-B-32-quickgelu",
+        pretrained: bool = False,
+        weights: str | None = None,
+        tag: str = "openai",
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        source = weights if weights is not None else tag if pretrained else None
+        visual = create_clip(model, source, image_size).visual
+        self.visual: Any = visual.requires_grad_(True).train()
+        if hasattr(visual, "output_tokens"):
+            visual.output_tokens = True
+        size = visual.image_size
+        self.image_size = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self.mean, self.std = image_statistics(visual)
+        self.grid: tuple[int, int] | None = None
+        was_training = visual.training
+        visual.eval()
+        with torch.no_grad():
+            vector, tokens = self._run(torch.zeros(1, 3, self.image_size, self.image_size))
+        visual.train(was_training)
+        self.dim = vector.shape[1]
+        if tokens is not None and hasattr(visual, "grid_size"):
+            h, w = visual.grid_size
+            self.grid = (h, w) if h * w == tokens.shape[1] else None
+
+    def forward(self, images: Tensor) -> Features:
+        """Return the image feature (B, D), and a ViT's patch tokens, of (B, 3, H, W) float32 normalised images."""
+        vector, tokens = self._run(images)
+        return Features(vector, tokens if self.grid is not None else None, self.grid)
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        result = self.visual(images)
+        return result if isinstance(result, tuple) else (result, None)

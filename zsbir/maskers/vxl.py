@@ -1,0 +1,201 @@
+"""The visual-cross-linguistic sampler of PuXIM: CLIP Surgery finds the patches that show the class."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zsbir.clip import clip_tokenizer, create_clip, image_statistics
+from zsbir.errors import ZsbirError
+from zsbir.maskers import MASKERS
+from zsbir.maskers.base import Masker
+from zsbir.maskers.select import check_choice, choose
+from zsbir.maskers.surgery import check_tower, feature_surgery, surgery_tokens
+from zsbir.types import Features
+
+
+@MASKERS.register("vxl")
+class VxL(Masker):
+    """CLIP Surgery: the patches that match the class name, as PuXIM's VxL sampler chooses them.
+
+    Per photo the texts are a generic word and the class name; the map is the class name's similarity after feature
+    surgery, and the patches with the lowest similarity are masked. The texts are encoded once per class and kept.
+
+    Args:
+        model: A ViT of open_clip by name, or its configuration as a mapping. The default is the published CLIP
+            ViT-B/16, whose weights were trained with the quick GELU.
+        weights: A pretrained tag of open_clip, such as ``"openai"``, or a local weights file. None: random weights,
+            whose masks mean nothing; a warning says so at first use.
+        ratio: Share r of the patches that is masked; see `zsbir.maskers.select.choose` for the published count.
+        keep: Number of patches to keep instead.
+        threshold: Keep what exceeds it instead, in maps scaled to [0, 1].
+        blocks: How many of the last blocks get the surgery path.
+        prompts: ``"word"``: the class name alone, as published; ``"ensemble"``: the mean over open_clip's ImageNet
+            templates; or templates of one's own with ``{}`` where the class name goes.
+        generic: The text that stands for what every photo has.
+        norm: Axis over which the image tokens are normalised: ``"tokens"`` as the published code does, or
+            ``"features"`` as CLIP does.
+        image_size: Side of CLIP's input in pixels. None: the encoder's grid times CLIP's patch size, but no less than
+            the size CLIP was trained at. When CLIP's grid is not the encoder's, the map is resized to it.
+        precision: ``"auto"``: bfloat16 on a GPU, float32 elsewhere; or one of both. Maps are made in float32.
+
+    CLIP is made at the first use and is no part of the state: a trained method needs none to embed, and `spec` says
+    how it was made. Underscores in class names become spaces. Photos are normalised with CLIP's own mean and std.
+    """
+
+    def __init__(
+        self,
+        model: str | Mapping[str, Any] = "ViT-B-16-quickgelu",
+        weights: str | None = None,
+        ratio: float = 0.7,
+        keep: int | None = None,
+        threshold: float | None = None,
+        blocks: int = 6,
+        prompts: str | Sequence[str] = "word",
+        generic: str = "a",
+        norm: Literal["tokens", "features"] = "tokens",
+        image_size: int | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    ) -> None:
+        super().__init__()
+        check_choice(ratio, keep, threshold)
+        for name, value, allowed in (
+            ("norm", norm, ("tokens", "features")),
+            ("precision", precision, ("auto", "float32", "bfloat16")),
+        ):
+            if value not in allowed:
+                raise ZsbirError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+        self.model, self.weights, self.blocks = model, weights, blocks
+        self.ratio, self.keep, self.threshold = ratio, keep, threshold
+        self.templates, self.generic = _templates(prompts), generic
+        self.norm, self.image_size, self.precision = norm, image_size, precision
+        # In a list, so that torch does not register it as a submodule: it is frozen and not saved.
+        self._clip: list[Any] = []
+        self._tokenizer: Any = None
+        self._texts: dict[str, Tensor] = {}
+
+    @property
+    def clip(self) -> Any:
+        """The open_clip model, made at the first use.
+
+        Raises:
+            ZsbirError: If its weights cannot be had, or its image tower does not suit.
+        """
+        if not self._clip:
+            if self.weights is None:
+                warnings.warn(
+                    "the masker 'vxl' runs a CLIP with random weights, so its masks mean nothing: give "
+                    "clip_weights='openai' (network) or clip_weights=FILE",
+                    stacklevel=2,
+                )
+            made = create_clip(self.model, self.weights)
+            check_tower(made.visual, self.blocks)
+            self._clip.append(made)
+        return self._clip[0]
+
+    def forward(
+        self,
+        images: Tensor,
+        class_names: Sequence[str],
+        grid: tuple[int, int],
+        features: Features | None = None,
+        objects: Tensor | None = None,
+    ) -> Tensor:
+        """Return (B, N) bool, True = keep, of (B, 3, H, W) photos in [0, 1]; `features` and `objects` are not read."""
+        scores = self.heatmap(images, class_names, grid)
+        return choose(scores, self.ratio, self.keep, self.threshold)
+
+    def heatmap(
+        self,
+        images: Tensor,
+        class_names: Sequence[str],
+        grid: tuple[int, int],
+        features: Features | None = None,
+        objects: Tensor | None = None,
+    ) -> Tensor:
+        """Return (B, N) float32: the similarity of each patch to its photo's class name."""
+        # No autocast from outside: CLIP runs in its own dtype whatever the trainer's precision is.
+        self._place(images.device)
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+            tokens = surgery_tokens(self.clip.visual, self._prepare(images, grid), self.blocks).float()
+            texts = self.text_features([self.generic, *class_names])
+            pairs = torch.stack([texts[:1].expand(len(images), -1), texts[1:]], dim=1)
+            maps = self.similarity(tokens, pairs)[:, 1:, 1]
+        # Out of inference mode by a copy: such tensors cannot be saved for a backward pass.
+        return _resize(maps.clone(), self._clip_grid(grid), grid)
+
+    def similarity(self, tokens: Tensor, texts: Tensor) -> Tensor:
+        """Return (B, 1 + N, K) float of raw tokens (B, 1 + N, C) to texts (B, K, C) of norm 1: normalise, surgery."""
+        axis = 1 if self.norm == "tokens" else 2
+        return feature_surgery(tokens / tokens.norm(dim=axis, keepdim=True), texts)
+
+    def text_features(self, names: Sequence[str]) -> Tensor:
+        """Return (n, C) float32 of norm 1: each name's text feature, encoded once and kept.
+
+        The generic word is encoded as it is; every other name goes through the prompts.
+        """
+        missing = [name for name in dict.fromkeys(names) if name not in self._texts]
+        if missing:
+            self._texts.update(zip(missing, self._encode(missing), strict=True))
+        return torch.stack([self._texts[name] for name in names])
+
+    def _encode(self, names: list[str]) -> list[Tensor]:
+        if self._tokenizer is None:
+            self._tokenizer = clip_tokenizer(self.model)
+        spoken = [name.replace("_", " ") for name in names]
+        made = [("{}",) if name == self.generic else self.templates for name in names]
+        texts = [t.replace("{}", word) for word, templates in zip(spoken, made, strict=True) for t in templates]
+        device = self.clip.visual.conv1.weight.device
+        ids = self._tokenizer(texts).to(device)
+        features = torch.cat([self.clip.encode_text(part, normalize=True).float() for part in ids.split(256)])
+        parts = features.split([len(templates) for templates in made])
+        return [F.normalize(part.mean(dim=0), dim=0) for part in parts]
+
+    def _place(self, device: torch.device) -> None:
+        wanted = {"auto": "bfloat16" if device.type == "cuda" else "float32"}.get(self.precision, self.precision)
+        weight = self.clip.visual.conv1.weight
+        if weight.device != device or weight.dtype != getattr(torch, wanted):
+            self.clip.to(device=device, dtype=getattr(torch, wanted))
+            self._texts.clear()
+
+    def _clip_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        visual = self.clip.visual
+        if self.image_size is not None:
+            return self.image_size // visual.patch_size[0], self.image_size // visual.patch_size[1]
+        small = grid[0] < visual.grid_size[0] or grid[1] < visual.grid_size[1]
+        return tuple(visual.grid_size) if small else grid
+
+    def _prepare(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        visual = self.clip.visual
+        h, w = self._clip_grid(grid)
+        size = (h * visual.patch_size[0], w * visual.patch_size[1])
+        if tuple(images.shape[2:]) != size:
+            images = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
+        mean, std = (torch.tensor(s, device=images.device).view(3, 1, 1) for s in image_statistics(visual))
+        return ((images - mean) / std).to(visual.conv1.weight.dtype)
+
+
+def _resize(maps: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    if grid == wanted:
+        return maps
+    square = maps.unflatten(1, grid).unsqueeze(1)
+    return F.interpolate(square, size=wanted, mode="bilinear", align_corners=False, antialias=True).flatten(1)
+
+
+def _templates(prompts: str | Sequence[str]) -> tuple[str, ...]:
+    if prompts == "word":
+        return ("{}",)
+    if prompts == "ensemble":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return tuple(make("{}") for make in OPENAI_IMAGENET_TEMPLATES)
+    given = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    wrong = [template for template in given if "{}" not in template]
+    if wrong or not given:
+        raise ZsbirError(f"prompts={prompts!r}: say 'word', 'ensemble', or give templates that contain {{}}")
+    return given
