@@ -43,7 +43,7 @@ _WHERE = {
     "load": "zsbir.engine.checkpoint",
 }
 
-__all__ = ["__version__", "build", "list", *sorted(_WHERE)]  # noqa: PLE0604
+__all__ = ["__version__", "build", "list", *sorted(_WHERE)]
 
 
 def build(spec: Any, **overrides: Any) -> Any:
