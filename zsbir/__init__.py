@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zsbir.maskers import MASKERS as MASKERS
     from zsbir.matchers import MATCHERS as MATCHERS
     from zsbir.methods import METHODS as METHODS
+    from zsbir.methods.base import Recipe as Recipe
     from zsbir.types import Embeddings as Embeddings
 
 __version__ = version("zsbir")
@@ -38,6 +39,7 @@ _WHERE = {
     "PROTOCOLS": "zsbir.evaluation.protocols",
     "Embeddings": "zsbir.types",
     "Evaluator": "zsbir.evaluation.evaluator",
+    "Recipe": "zsbir.methods.base",
     "Trainer": "zsbir.engine.trainer",
     "ZsbirError": "zsbir.errors",
     "load": "zsbir.engine.checkpoint",

@@ -1,0 +1,34 @@
+"""Sphinx configuration; the build needs no network."""
+
+from importlib.metadata import version as _version
+
+project = "zsbir"
+author = "The zsbir authors"
+copyright = "2026, The zsbir authors"
+release = version = _version("zsbir")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "zsbir"
+html_static_path = ["_static"]
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+suppress_warnings = ["myst.xref_missing"]
+copybutton_prompt_text = r"\$ |>>> "
+copybutton_prompt_is_regexp = True
