@@ -1,0 +1,77 @@
+"""Checkpoints are whole or not there, and load without network or weights files."""
+
+import errno
+import json
+
+import pytest
+
+import zsbir
+from tests.engine.conftest import same_weights
+from zsbir.engine import checkpoint
+from zsbir.engine.checkpoint import resolve, save_checkpoint, without_weights
+from zsbir.errors import ZsbirError
+
+
+@pytest.fixture
+def saved(small_dann, tmp_path):
+    method = small_dann()
+    save_checkpoint(tmp_path / "run" / "last", method)
+    return method, tmp_path / "run" / "last"
+
+
+def test_round_trip(saved):
+    method, folder = saved
+    again = zsbir.load(folder.parent)
+    assert same_weights(method, again)
+    assert again.spec == method.spec
+    assert not again.training
+
+
+def test_interrupted_writing_leaves_the_old_checkpoint(saved, small_dann, monkeypatch):
+    method, folder = saved
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(ZsbirError, match="the disk is full; the one before it is intact"):
+        save_checkpoint(folder, small_dann(margin=9.0))
+    assert same_weights(method, zsbir.load(folder))
+    assert [entry.name for entry in folder.parent.iterdir()] == ["last"]
+
+
+def test_killed_between_the_two_renames(saved):
+    method, folder = saved
+    folder.rename(folder.with_name("last.previous"))
+    (folder.parent / "last.incomplete").mkdir()
+    assert same_weights(method, zsbir.load(folder.parent))
+    save_checkpoint(folder, method)
+    assert sorted(entry.name for entry in folder.parent.iterdir()) == ["last"] or resolve(folder) == folder
+
+
+def test_missing_and_misfitting_checkpoints_are_named(saved, tmp_path):
+    _, folder = saved
+    with pytest.raises(ZsbirError, match="nowhere does not exist"):
+        zsbir.load(tmp_path / "nowhere")
+    with pytest.raises(ZsbirError, match="holds no checkpoint"):
+        zsbir.load(tmp_path)
+    spec = json.loads((folder / "method.json").read_text())
+    spec["method"]["backbone"]["width"] = 16
+    (folder / "method.json").write_text(json.dumps(spec))
+    with pytest.raises(ZsbirError, match="do not fit the method 'dann'"):
+        zsbir.load(folder)
+
+
+def test_specs_are_rebuilt_without_downloads():
+    spec = {
+        "name": "a",
+        "pretrained": True,
+        "weights": "w.pth",
+        "masker": {"name": "b", "pretrained": True, "ratio": 1},
+    }
+    assert without_weights(spec) == {
+        "name": "a",
+        "pretrained": False,
+        "weights": None,
+        "masker": {"name": "b", "pretrained": False, "ratio": 1},
+    }
