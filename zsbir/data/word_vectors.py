@@ -1,0 +1,199 @@
+"""How near class names are in meaning: weights for drawing the negative class.
+
+A source of meaning is given by a spec, a mapping with the key ``name``:
+
+``{"name": "file", "path": "train_embeddings.npy"}``
+    An array (C, D) whose rows follow the label file beside it (``labels``; by default ``train_labels.txt`` for
+    ``train_embeddings.npy``), or GloVe's text format: a word and its numbers on each line.
+``{"name": "clip", "model": "ViT-B-32-quickgelu", "tag": "openai"}``
+    The text encoder of an open_clip model; `tag` names its weights, or a local file with them.
+``{"name": "sentence-transformers", "model": "all-MiniLM-L6-v2"}``
+    A sentence-transformers model by name or folder.
+A plain string is a file's path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from zsbir.errors import ZsbirError
+from zsbir.registry import close_matches
+
+Vectors = npt.NDArray[np.float32]
+
+
+def class_weights(source: str | Mapping[str, Any], classes: Sequence[str]) -> Tensor:
+    """Return how often each class should be the negative of each other class: 1 / distance of their names.
+
+    Args:
+        source: A spec, see the module's docstring, or the path of a file.
+        classes: ``C`` class names.
+
+    Returns:
+        (C, C) float64, at least 0, the diagonal 0. Names at distance 0 get the weight of the nearest names that are
+        not at distance 0.
+
+    Raises:
+        ZsbirError: If the source is unknown or cannot be read, or lacks a class.
+    """
+    spec = {"name": "file", "path": source} if isinstance(source, str) else dict(source)
+    name = str(spec.pop("name", ""))
+    if name not in _SOURCES:
+        raise ZsbirError(
+            f"there is no source of class meanings {name!r}. {close_matches(name, [*_SOURCES, 'wordnet'])}"
+        )
+    try:
+        vectors = _SOURCES[name](classes, **spec)
+    except TypeError as error:
+        raise ZsbirError(f"the negatives' source {name!r}: {error}") from None
+    table = torch.from_numpy(vectors).double()
+    return inverse_distance(torch.cdist(table, table, compute_mode="donot_use_mm_for_euclid_dist"))
+
+
+def inverse_distance(distance: Tensor) -> Tensor:
+    """Return 1 / distance (C, C) with a diagonal of 0; a distance of 0 counts as the smallest one above 0."""
+    off = ~torch.eye(len(distance), dtype=torch.bool)
+    above = distance[off & (distance > 0)]
+    least = above.min() if above.numel() else torch.ones(())
+    weights: Tensor = off / distance.clamp(min=float(least))
+    return weights
+
+
+def words_of(name: str) -> list[str]:
+    """Return the lower-case words of a class name.
+
+    >>> words_of("bear_(animal)"), words_of("jack-o-lantern")
+    (['bear', 'animal'], ['jack', 'o', 'lantern'])
+    """
+    return re.findall(r"[^\W\d_]+", name.lower())
+
+
+def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = None) -> Vectors:
+    """Read one vector for each class from ``.npy`` or GloVe text.
+
+    Args:
+        classes: The class names.
+        path: An ``.npy`` array (n, D) of numbers, or a text file with a word and its D numbers on each line.
+        labels: For ``.npy``: a text file with the n class names, one a line; None: ``X_labels.txt`` beside
+            ``X_embeddings.npy``.
+
+    Returns:
+        (C, D) float32. In a text file a name of several words is looked up whole (joined by ``_``, ``-`` or nothing)
+        and else as the mean of its words.
+
+    Raises:
+        ZsbirError: If a file is missing or broken, or a class is not in it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ZsbirError(f"there is no file of word vectors {file}")
+    if file.suffix != ".npy":
+        return _from_text(classes, file)
+    beside = file.with_name(file.stem.replace("_embeddings", "_labels") + ".txt")
+    names_file = Path(labels) if labels else beside
+    if not names_file.is_file():
+        raise ZsbirError(f"{file} needs the names of its rows, one a line, in {names_file} (or give labels=FILE)")
+    names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        table = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ZsbirError(f"the word vectors in {file} cannot be read: {error}") from None
+    if table.ndim != 2 or len(table) != len(names) or table.dtype.kind not in "fiu":
+        shape = f"{tuple(table.shape)} {table.dtype}"
+        raise ZsbirError(f"{file} is {shape}; it must hold one row of numbers for each of {names_file}'s {len(names)}")
+    row = {name: i for i, name in enumerate(names)}
+    missing = [name for name in classes if name not in row]
+    if missing:
+        raise ZsbirError(f"{names_file} lacks {len(missing)} classes: {', '.join(missing[:10])}")
+    return np.asarray(table[[row[name] for name in classes]], dtype=np.float32)
+
+
+def _from_text(classes: Sequence[str], file: Path) -> Vectors:
+    parts = [words_of(name) for name in classes]
+    spellings = [["_".join(words), "-".join(words), "".join(words)] for words in parts]
+    wanted = {word for words in parts for word in words} | {whole for three in spellings for whole in three}
+    found: dict[str, Vectors] = {}
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                word, _, numbers = line.partition(" ")
+                if word in wanted:
+                    found[word] = np.array(numbers.split(), dtype=np.float32)
+    except ValueError as error:
+        raise ZsbirError(f"{file} is no text file of word vectors (a word and its numbers a line): {error}") from None
+    rows: list[Vectors] = []
+    for name, words, three in zip(classes, parts, spellings, strict=True):
+        whole = next((found[spelling] for spelling in three if spelling in found), None)
+        known = [found[word] for word in words if word in found]
+        if whole is None and not known:
+            raise ZsbirError(f"the class {name!r} has no word in {file}")
+        rows.append(np.mean(known, axis=0) if whole is None else whole)
+    if len({row.shape for row in rows}) > 1:
+        raise ZsbirError(f"the word vectors in {file} have different lengths")
+    return np.stack(rows)
+
+
+def vectors_from_clip(
+    classes: Sequence[str],
+    model: str | Mapping[str, Any] = "ViT-B-32-quickgelu",
+    tag: str | None = "openai",
+    template: str = "a photo of a {}",
+) -> Vectors:
+    """Encode the class names with an open_clip text encoder; (C, D) float32, L2-normalised.
+
+    Args:
+        classes: The class names.
+        model: open_clip's name of the model, or its configuration as a mapping.
+        tag: open_clip's tag of the weights, or a local file; None: random weights.
+        template: What the name (its words joined by spaces) is put into.
+
+    Raises:
+        ZsbirError: If there is no such model, or its weights cannot be had.
+    """
+    from zsbir.clip import clip_tokenizer, create_clip
+
+    tokens = clip_tokenizer(model)([template.format(" ".join(words_of(name))) for name in classes])
+    with torch.no_grad():
+        encoded = create_clip(model, tag).encode_text(tokens, normalize=True)
+    return np.asarray(encoded.float().numpy(), dtype=np.float32)
+
+
+def vectors_from_sentences(classes: Sequence[str], model: str = "all-MiniLM-L6-v2") -> Vectors:
+    """Encode the class names with a sentence-transformers model; (C, D) float32, L2-normalised.
+
+    Args:
+        classes: The class names.
+        model: Its name, or a local folder.
+
+    Raises:
+        ZsbirError: If the package is not installed, or the model cannot be had.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise ZsbirError("negatives from sentence-transformers need it: pip install sentence-transformers") from None
+    try:
+        encoder = SentenceTransformer(model, device="cpu")
+    except Exception as error:  # the hub client raises many kinds, and each means the same to the user
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ZsbirError(
+            f"the sentence-transformers model {model} cannot be had ({type(error).__name__}: {reason}): connect to "
+            "the network, or give a local folder"
+        ) from error
+    rows = encoder.encode([" ".join(words_of(name)) for name in classes], normalize_embeddings=True)
+    return np.asarray(rows, dtype=np.float32)
+
+
+_SOURCES: dict[str, Callable[..., Vectors]] = {
+    "file": vectors_from_file,
+    "clip": vectors_from_clip,
+    "sentence-transformers": vectors_from_sentences,
+}

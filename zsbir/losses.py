@@ -1,0 +1,124 @@
+"""Losses that more than one method may want: pure functions of tensors.
+
+``B`` is the batch size, ``D`` the width of the vectors, ``C`` the number of classes. All but `gradient_reversal` are
+computed in float32 or more, whatever comes in: under mixed precision a distance of half-precision vectors overflows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zsbir.errors import ZsbirError
+
+
+class _GradientReversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # A plain product of tensors, so autograd can differentiate it again.
+        return -ctx.strength * gradients[0], None
+
+
+def gradient_reversal(x: Tensor, strength: float = 1.0) -> Tensor:
+    """Return `x` unchanged; its gradient is multiplied by ``-strength`` on the way back.
+
+    What comes after learns to minimise a loss, what comes before learns to maximise it (Ganin and Lempitsky,
+    "Unsupervised domain adaptation by backpropagation", ICML 2015, arXiv 1409.7495).
+
+    Args:
+        x: Any shape, floating point.
+        strength: λ, from 0 (nothing flows back) up.
+
+    Returns:
+        A tensor equal to `x`.
+
+    >>> x = torch.tensor([2.0], requires_grad=True)
+    >>> (3 * gradient_reversal(x, 0.5)).sum().backward()
+    >>> x.grad
+    tensor([-1.5000])
+    """
+    reversed_: Tensor = _GradientReversal.apply(x, strength)
+    return reversed_
+
+
+def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0) -> Tensor:
+    """Return the mean of ``max(0, ‖a − p‖₂ − ‖a − n‖₂ + margin)``.
+
+    Source: Schroff et al., "FaceNet", CVPR 2015, with plain (not squared) Euclidean distances.
+
+    Args:
+        anchor: (B, D), sketches.
+        positive: (B, D), photos of the anchors' classes.
+        negative: (B, D), photos of other classes.
+        margin: How much farther the negative should be, above 0, in units of the vectors.
+
+    Returns:
+        A scalar, at least 0.
+
+    >>> a, p, n = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.5]])
+    >>> round(float(triplet_loss(a, p, n)), 3)
+    0.5
+    """
+    return F.triplet_margin_loss(_full(anchor), _full(positive), _full(negative), margin=margin)
+
+
+def batch_triplet_loss(
+    anchor: Tensor, photo: Tensor, label: Tensor, photo_label: Tensor, margin: float = 1.0
+) -> Tensor:
+    """Return the triplet loss over every triplet of a batch, averaged over the triplets that break the margin.
+
+    Each sketch is compared with every photo of its class and every photo of another class in the batch ("batch all"
+    of Hermans et al., "In defense of the triplet loss", arXiv 1703.07737).
+
+    Args:
+        anchor: (B, D), sketches.
+        photo: (P, D), photos.
+        label: (B,) int64, classes of the sketches.
+        photo_label: (P,) int64, classes of the photos.
+        margin: As for `triplet_loss`.
+
+    Returns:
+        A scalar, at least 0; 0 if no triplet breaks the margin.
+    """
+    # The exact distance: the one by matrix products has no usable gradient between near vectors.
+    distance = torch.cdist(_full(anchor), _full(photo), compute_mode="donot_use_mm_for_euclid_dist")
+    same = label[:, None] == photo_label[None]
+    short = F.relu(distance[:, :, None] - distance[:, None, :] + margin)
+    valid = same[:, :, None] & ~same[:, None, :]
+    short = short * valid
+    return short.sum() / (short > 0).sum().clamp(min=1)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy against soft targets, ``−Σ_c target_c · log softmax(logits)_c``, averaged over rows.
+
+    Args:
+        logits: (B, C).
+        target: (B, C) probabilities; rows sum to 1.
+        weight: (B,) of each row, at least 0; None: all 1. The mean is weighted, and 0 if no row has weight.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ZsbirError: If the shapes differ.
+    """
+    if logits.shape != target.shape:
+        raise ZsbirError(f"logits {tuple(logits.shape)} and targets {tuple(target.shape)} must have the same shape")
+    rows = -(_full(target) * F.log_softmax(_full(logits), dim=1)).sum(dim=1)
+    if weight is None:
+        return rows.mean()
+    given = weight.to(rows.dtype)
+    return (rows * given).sum() / given.sum().clamp(min=torch.finfo(rows.dtype).tiny)
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,179 @@
+"""DANN: a triplet loss between sketches and photos, and a domain classifier behind a gradient reversal.
+
+The published system is the repository "zero-shot-sketch-based-image-retrieval" (a domain adversarial network for
+zero-shot SBIR). With f_s and f_p the towers of the two domains, D the domain classifier, a sketch s, a photo p of its
+class and a photo n of another::
+
+    loss = triplet_loss_ratio · max(0, ‖f_s(s) − f_p(p)‖ − ‖f_s(s) − f_p(n)‖ + margin)
+         + domain_loss_ratio · [BCE(D(R(f_p(p))), 1) + BCE(D(R(f_p(n))), 1) + BCE(D(R(f_s(s))), 0)]
+
+R is the identity with the gradient times −λ: D learns to tell the domains apart, the towers to make that impossible.
+The negative's class is drawn with probability proportional to 1 / distance of the class names' word vectors.
+
+Deviations from the release:
+
+- λ grows as its text says (``ramp``); its code multiplies a zero, so that λ jumps from 0 to 1 at the threshold
+  epoch: ``schedule="step"``.
+- Images are normalised as the pretrained weights expect; the release scales to [0, 1] only: ``statistics="unit"``.
+- D gives logits (numerically safe) instead of a sigmoid's output. The three parts of a batch go through it together:
+  one by one, as in the release, its BatchNorm takes out each domain's mean before D can see it
+  (``domain_batches="separate"``). The photos p and n go through their tower together.
+- With ``negatives=None`` the negative's class is uniform; the release reads word vectors that it does not contain.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zsbir.backbones import BACKBONES
+from zsbir.backbones.base import Backbone
+from zsbir.backbones.tower import Tower
+from zsbir.errors import ZsbirError
+from zsbir.losses import batch_triplet_loss, gradient_reversal, triplet_loss
+from zsbir.methods import METHODS
+from zsbir.methods.base import Method, Recipe
+from zsbir.methods.reversal import DomainClassifier, DomainWatch, Schedule, reversal_strength
+from zsbir.types import Batch, Domain, Features
+
+
+@METHODS.register("dann")
+class DANN(Method):
+    """Two towers, triplet loss, gradient reversal against a domain classifier, semantic negatives.
+
+    Args:
+        backbone: Name, mapping or instance of a backbone; each tower has its own unless `shared`, or frozen.
+        pretrained: Build the backbone with its pretrained weights.
+        weights: A local file with the backbone's weights instead.
+        shared: One tower for both domains (published: two).
+        pool: ``"max"`` over the last feature map as published, or ``"model"``: the backbone's own vector.
+        head: Widths of a projection head on each tower, such as ``(512, 256)``; empty: none, as published.
+        freeze: ``"none"``, or ``"backbone"``: only heads and domain classifier train, and the towers share the
+            backbone.
+        margin: Of the triplet loss.
+        unit: L2-normalise the embedding (published: not).
+        batch_negatives: Compare every sketch with all photos of the batch, not with its own two alone.
+        triplet_loss_ratio: Weight of the triplet loss.
+        domain_loss_ratio: Weight of the domain loss; 0: no domain classifier.
+        schedule: Of λ: ``"ramp"``, ``"step"``, ``"ganin"`` or ``"constant"``, see `reversal_strength`.
+        grl_threshold_epoch: The epoch where ``"ramp"`` and ``"step"`` reach 1.
+        domain_batches: ``"joint"``, or as published ``"separate"``: see the module's docstring.
+        negatives: Where the class distances come from that choose negative classes, see
+            `zsbir.data.word_vectors.class_weights`; None: uniform.
+        statistics: ``"backbone"``: normalise images as the weights expect; ``"unit"``: only to [0, 1], as released.
+
+    Raises:
+        ZsbirError: If nothing would train.
+    """
+
+    matcher: str | Mapping[str, Any] = "euclidean"
+
+    def __init__(
+        self,
+        backbone: str | Mapping[str, Any] | Backbone = "densenet121",
+        pretrained: bool = False,
+        weights: str | None = None,
+        shared: bool = False,
+        pool: Literal["max", "model"] = "max",
+        head: Sequence[int] = (),
+        freeze: Literal["none", "backbone"] = "none",
+        margin: float = 1.0,
+        unit: bool = False,
+        batch_negatives: bool = False,
+        triplet_loss_ratio: float = 1.0,
+        domain_loss_ratio: float = 0.5,
+        schedule: Schedule = "ramp",
+        grl_threshold_epoch: int = 25,
+        domain_batches: Literal["joint", "separate"] = "joint",
+        negatives: str | Mapping[str, Any] | None = None,
+        statistics: Literal["backbone", "unit"] = "backbone",
+    ) -> None:
+        super().__init__()
+        if freeze == "backbone" and not head:
+            raise ZsbirError("dann: freeze='backbone' without a head leaves nothing to train: give head=[512, 256]")
+        frozen = freeze == "backbone"
+        self.photo = Tower(_build(backbone, pretrained, weights), pool, head, unit, frozen)
+        first = self.photo.backbone.requires_grad_(not frozen)
+        # Both towers start from the same weights, as two copies of a pretrained network do.
+        other = first if frozen else copy.deepcopy(first)
+        self.sketch = self.photo if shared else Tower(other, pool, head, unit, frozen)
+        self.domain = DomainClassifier(self.photo.dim) if domain_loss_ratio else None
+        self.image_size = first.image_size
+        plain = statistics == "unit"
+        self.mean = (0.0, 0.0, 0.0) if plain else first.mean
+        self.std = (1.0, 1.0, 1.0) if plain else first.std
+        self.margin, self.batch_negatives, self.negatives = margin, batch_negatives, negatives
+        self.triplet_loss_ratio, self.domain_loss_ratio = triplet_loss_ratio, domain_loss_ratio
+        self.schedule, self.grl_threshold_epoch, self.domain_batches = schedule, grl_threshold_epoch, domain_batches
+        # The release leaves the learning rate to the user; these are the rates that worked here.
+        self.recipe = Recipe(epochs=50, batch_size=64, lr=1e-3 if frozen else 1e-4)
+        self.strength = reversal_strength(schedule, 0, 1, grl_threshold_epoch)
+        self.watch = DomainWatch()
+
+    def embed(self, images: Tensor, domain: Domain) -> Features:
+        """Return the domain's tower's embedding, with the backbone's tokens."""
+        tower = self.sketch if domain == "sketch" else self.photo
+        seen = tower.features(images)
+        return Features(tower.project(seen.vector), seen.tokens, seen.grid)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms ``triplet`` and ``domain``; ``lambda`` and ``domain_accuracy`` are logged."""
+        if batch.negative is None or batch.negative_label is None:
+            raise ZsbirError("dann trains on triplets: its recipe needs sampling='triplet'")
+        sketch = self.sketch(batch.sketch)
+        photos = self.photo(torch.cat([batch.photo, batch.negative]))
+        positive, negative = photos.chunk(2)
+        if self.batch_negatives:
+            label = torch.cat([batch.photo_label, batch.negative_label])
+            triplet = batch_triplet_loss(sketch, photos, batch.label, label, self.margin)
+        else:
+            triplet = triplet_loss(sketch, positive, negative, self.margin)
+        terms = {"triplet": self.triplet_loss_ratio * triplet}
+        if self.domain is not None:
+            terms["domain"] = self.domain_loss_ratio * self._domain_loss(positive, negative, sketch)
+        return terms
+
+    def _domain_loss(self, positive: Tensor, negative: Tensor, sketch: Tensor) -> Tensor:
+        assert self.domain is not None
+        parts = [gradient_reversal(part, self.strength) for part in (positive, negative, sketch)]
+        if self.domain_batches == "joint":
+            logits = self.domain(torch.cat(parts)).squeeze(1).float().chunk(3)
+        else:
+            logits = tuple(self.domain(part).squeeze(1).float() for part in parts)
+        # softplus(∓x) is the cross-entropy of a logit against 1 and 0.
+        right = [(logits[0] > 0), (logits[1] > 0), (logits[2] <= 0)]
+        accuracy = (right[0].float().mean() + right[1].float().mean()) / 4 + right[2].float().mean() / 2
+        accuracy = accuracy.detach()
+        self.logged = {"lambda": self.strength, "domain_accuracy": accuracy}
+        self.watch.add(accuracy, self.strength)
+        return F.softplus(-logits[0]).mean() + F.softplus(-logits[1]).mean() + F.softplus(logits[2]).mean()
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Set λ."""
+        self.strength = reversal_strength(self.schedule, epoch, epochs, self.grl_threshold_epoch)
+
+    def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
+        """Return (C, C) weights 1 / distance of the class names, or None for uniform."""
+        if self.negatives is None:
+            return None
+        from zsbir.data.word_vectors import class_weights
+
+        return class_weights(self.negatives, classes)
+
+
+def _build(backbone: str | Mapping[str, Any] | Backbone, pretrained: bool, weights: str | None) -> Backbone:
+    if isinstance(backbone, Backbone):
+        return backbone
+    given = {} if isinstance(backbone, str) else dict(backbone)
+    wanted: dict[str, Any] = {}
+    # What the mapping says itself wins over the shorthand.
+    if pretrained and "pretrained" not in given:
+        wanted["pretrained"] = True
+    if weights is not None and "weights" not in given:
+        wanted["weights"] = weights
+    return BACKBONES.build(backbone, **wanted)
