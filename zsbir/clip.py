@@ -75,7 +75,7 @@ def _no_weights(model: str | Mapping[str, Any], weights: str | None, error: Exce
     return (
         f"the weights {weights!r} of CLIP {name} cannot be had ({type(error).__name__}: {reason}): connect to the "
         f"network for a tag of open_clip{known}, or give a local weights file with clip_weights=FILE "
-        "(--clip-weights FILE); for the masker or backbone alone it is weights=FILE"
+        "(--set clip_weights=FILE); for the masker or backbone alone it is weights=FILE"
     )
 
 

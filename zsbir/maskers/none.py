@@ -16,6 +16,9 @@ from zsbir.types import Features
 class NoMasker(Masker):
     """Keeps every patch: training without masks, for comparison."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(
         self,
         images: Tensor,

@@ -84,7 +84,7 @@ def _value_attention(block: Any, x: Tensor) -> Tensor:
     attention, width = block.attn, x.shape[2]
     bias = attention.in_proj_bias
     v = F.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], None if bias is None else bias[2 * width :])
-    v = v.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+    v = v.reshape(*v.shape[:2], attention.num_heads, -1).transpose(1, 2)
     mixed = F.scaled_dot_product_attention(v, v, v).transpose(1, 2).flatten(2)
     # Two steps that only open_clip's "custom" blocks have; both are the identity in the usual models.
     mixed = getattr(attention, "ln_inner", torch.nn.Identity())(mixed)

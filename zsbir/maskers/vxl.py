@@ -91,7 +91,7 @@ class VxL(Masker):
                 warnings.warn(
                     "the masker 'vxl' runs a CLIP with random weights, so its masks mean nothing: give "
                     "clip_weights='openai' (network) or clip_weights=FILE",
-                    stacklevel=2,
+                    stacklevel=4,
                 )
             made = create_clip(self.model, self.weights)
             check_tower(made.visual, self.blocks)
@@ -152,8 +152,8 @@ class VxL(Masker):
         texts = [t.replace("{}", word) for word, templates in zip(spoken, made, strict=True) for t in templates]
         device = self.clip.visual.conv1.weight.device
         ids = self._tokenizer(texts).to(device)
-        features = torch.cat([self.clip.encode_text(part, normalize=True).float() for part in ids.split(256)])
-        parts = features.split([len(templates) for templates in made])
+        features = torch.cat([self.clip.encode_text(part, normalize=True).float() for part in torch.split(ids, 256)])
+        parts = torch.split(features, [len(templates) for templates in made])
         return [F.normalize(part.mean(dim=0), dim=0) for part in parts]
 
     def _place(self, device: torch.device) -> None:
@@ -183,7 +183,7 @@ class VxL(Masker):
 def _resize(maps: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
     if grid == wanted:
         return maps
-    square = maps.unflatten(1, grid).unsqueeze(1)
+    square = maps.reshape(len(maps), 1, *grid)
     return F.interpolate(square, size=wanted, mode="bilinear", align_corners=False, antialias=True).flatten(1)
 
 
