@@ -89,9 +89,7 @@ def test_method_trains_one_step(method):
 
 
 def test_method_is_saved_and_loaded(method, tmp_path):
-    from zsbir.engine.checkpoint import save_checkpoint
-
-    save_checkpoint(tmp_path / "last", method)
+    method.save(tmp_path / "last")
     again = zsbir.load(tmp_path)
     images = torch.rand(2, 3, method.image_size, method.image_size)
     with torch.inference_mode():

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zsbir.backbones import BACKBONES as BACKBONES
     from zsbir.data import DATASETS as DATASETS
-    from zsbir.engine.checkpoint import load as load
     from zsbir.engine.trainer import Trainer as Trainer
     from zsbir.errors import ZsbirError as ZsbirError
     from zsbir.evaluation.evaluator import Evaluator as Evaluator
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from zsbir.matchers import MATCHERS as MATCHERS
     from zsbir.methods import METHODS as METHODS
     from zsbir.methods.base import Recipe as Recipe
+    from zsbir.methods.saving import load as load
     from zsbir.types import Embeddings as Embeddings
 
 __version__ = version("zsbir")
@@ -42,7 +42,7 @@ _WHERE = {
     "Recipe": "zsbir.methods.base",
     "Trainer": "zsbir.engine.trainer",
     "ZsbirError": "zsbir.errors",
-    "load": "zsbir.engine.checkpoint",
+    "load": "zsbir.methods.saving",
 }
 
 __all__ = ["__version__", "build", "list", *sorted(_WHERE)]

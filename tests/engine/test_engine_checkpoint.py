@@ -7,15 +7,15 @@ import pytest
 
 import zsbir
 from tests.engine.conftest import same_weights
-from zsbir.engine import checkpoint
-from zsbir.engine.checkpoint import resolve, save_checkpoint, without_weights
 from zsbir.errors import ZsbirError
+from zsbir.methods import saving
+from zsbir.methods.saving import resolve, without_weights
 
 
 @pytest.fixture
 def saved(small_dann, tmp_path):
     method = small_dann()
-    save_checkpoint(tmp_path / "run" / "last", method)
+    method.save(tmp_path / "run" / "last")
     return method, tmp_path / "run" / "last"
 
 
@@ -33,9 +33,9 @@ def test_interrupted_writing_leaves_the_old_checkpoint(saved, small_dann, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(ZsbirError, match="the disk is full; the one before it is intact"):
-        save_checkpoint(folder, small_dann(margin=9.0))
+    monkeypatch.setattr(saving, "save_file", full)
+    with pytest.raises(ZsbirError, match="the disk is full; what was there before is intact"):
+        small_dann(margin=9.0).save(folder)
     assert same_weights(method, zsbir.load(folder))
     assert [entry.name for entry in folder.parent.iterdir()] == ["last"]
 
@@ -45,8 +45,9 @@ def test_killed_between_the_two_renames(saved):
     folder.rename(folder.with_name("last.previous"))
     (folder.parent / "last.incomplete").mkdir()
     assert same_weights(method, zsbir.load(folder.parent))
-    save_checkpoint(folder, method)
-    assert sorted(entry.name for entry in folder.parent.iterdir()) == ["last"] or resolve(folder) == folder
+    method.save(folder)
+    assert resolve(folder.parent) == folder
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_missing_and_misfitting_checkpoints_are_named(saved, tmp_path):

@@ -34,7 +34,7 @@ def runs(folder: Annotated[Path, Positional] = Path("runs"), json: bool = False)
 
 
 def _describe(folder: Path) -> dict[str, Any]:
-    from zsbir.engine.checkpoint import read_json
+    from zsbir.files import read_json
 
     run = read_json(folder / "run.json")
     state_file = folder / "last" / "state.json"

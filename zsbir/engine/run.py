@@ -18,8 +18,8 @@ import torch
 
 import zsbir
 from zsbir.data.base import Dataset
-from zsbir.engine.checkpoint import read_json, write_json
 from zsbir.errors import ZsbirError
+from zsbir.files import read_json, write_json
 from zsbir.methods.base import Method, Recipe
 from zsbir.registry import close_matches, spec_of
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -17,17 +15,17 @@ from torch.optim import Optimizer
 
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
-from zsbir.data.loading import ImageSource, RawBatch, StepLoader, Steps, to_batch
-from zsbir.data.sampling import Plan, mixed_plan, triplet_plan
-from zsbir.engine.checkpoint import load_into, load_state, resolve, save_checkpoint, without_weights
+from zsbir.data.loading import RawBatch, to_batch
+from zsbir.engine.checkpoint import load_state, save_checkpoint
 from zsbir.engine.embedding import embed_split
+from zsbir.engine.feeding import Keep, make_loader
 from zsbir.engine.logging import EpochBar, StepLog, say
 from zsbir.engine.optim import lr_factor, make_optimizer, set_lr
 from zsbir.engine.run import claim, describe, read_run, recipe_from, write_run
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import evaluate_embeddings
-from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
+from zsbir.methods.saving import rebuild, resolve
 from zsbir.types import Batch
 
 SelectOn = Literal["validation", "test", "none"]
@@ -79,7 +77,7 @@ class Trainer:
         patience: int | None = None,
         save_every: int | None = None,
         max_bad_images: int = 20,
-        keep: Callable[[str], npt.NDArray[np.bool_]] | None = None,
+        keep: Keep | None = None,
         progress: bool = True,
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
@@ -100,10 +98,18 @@ class Trainer:
         self.max_bad_images = max_bad_images
         self.progress = progress and self.accelerator.is_main_process
         self.workers = workers
-        if keep is not None and self.recipe.augment != "none":
-            raise ZsbirError("stored masks do not follow a warped photo: use augment=none with them")
         self.optimizer: Optimizer = make_optimizer(method, self.recipe)
-        self.loader = self._make_loader(keep)
+        self.loader = make_loader(
+            method,
+            dataset,
+            self.recipe,
+            seed=seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            workers=workers,
+            pin=self.accelerator.device.type == "cuda",
+            keep=keep,
+        )
         self.steps_per_epoch = len(self.loader.steps.plan(0))
         self.bad_images: list[str] = []
         self.epoch = 0
@@ -138,12 +144,9 @@ class Trainer:
         run = Path(run)
         record = read_run(run)
         settings = {k: v for k, v in record["settings"].items() if k not in ("processes", "workers")}
-        method = METHODS.build(without_weights(record["method"]))
         folder = resolve(run / "last")
-        load_into(method, folder)
-        method.spec = record["method"]
         trainer = cls(
-            method,
+            rebuild(record["method"], folder),
             DATASETS.build(record["dataset"]),
             recipe=recipe_from(record["recipe"]),
             seed=record["seed"],
@@ -224,8 +227,10 @@ class Trainer:
 
     def _figures(self, terms: Mapping[str, Tensor], total: Tensor, batch: Batch) -> dict[str, float]:
         """Return loss terms and logged figures as numbers; a loss that is not finite ends the run."""
-        values = torch.stack([*terms.values(), total]).detach().float().tolist()
-        figures = dict(zip([*terms, "loss"], values, strict=True))
+        values = torch.stack([*terms.values(), total]).detach().float()
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, reduction="mean")
+        figures = dict(zip([*terms, "loss"], values.tolist(), strict=True))
         broken = [name for name in terms if not math.isfinite(figures[name])]
         if broken:
             files = ", ".join(name for names in batch.files.values() for name in names[:4])
@@ -281,27 +286,6 @@ class Trainer:
             "bad_images": self.bad_images,
         }
         save_checkpoint(self.out / name, self.method, self.optimizer, state)
-
-    def _make_loader(self, keep: Callable[[str], npt.NDArray[np.bool_]] | None) -> StepLoader:
-        recipe, world = self.recipe, self.accelerator.num_processes
-        rank, split = self.accelerator.process_index, self.dataset.train
-        weights = self.method.negative_weights(split.classes)
-        table = None if weights is None else weights.detach().cpu().double().numpy()
-        size = recipe.batch_size * world
-
-        def make_plan(epoch: int) -> Plan:
-            if recipe.sampling == "mixed":
-                whole = mixed_plan(split, size, recipe.sketch_share, self.seed, epoch, recipe.samples_per_epoch)
-            else:
-                whole = triplet_plan(split, size, self.seed, epoch, recipe.samples_per_epoch, table)
-            return whole.share(rank, world)
-
-        source = ImageSource(self.dataset, self.method.image_size, recipe.sketch_prepare, recipe.photo_prepare)
-        probability = recipe.augment_probability if recipe.augment == "affine" else 0.0
-        masker = getattr(self.method, "masker", None)
-        objects = bool(getattr(masker, "needs_objects", False))
-        steps = Steps(split, source, make_plan, probability, self.seed, rank, keep, objects)
-        return StepLoader(steps, self.workers, pin=self.accelerator.device.type == "cuda")
 
     def _images_per_step(self) -> int:
         plan = self.loader.steps.plan(self.epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -101,6 +102,12 @@ class Method(nn.Module):
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups; by default all trainable parameters at the recipe's rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def save(self, folder: str | Path) -> None:
+        """Write spec and weights to a folder that `zsbir.load` reads, replacing one that is there when it is whole."""
+        from zsbir.methods.saving import save
+
+        save(self, folder)
 
     def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
         """Return (C, C) weights for drawing the negative class (row: anchor), or None for uniform."""

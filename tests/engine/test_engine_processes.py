@@ -1,0 +1,57 @@
+"""Several processes: torchrun with two, on CPU, must take the steps of one with the doubled batch."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SCRIPT = textwrap.dedent(
+    """
+    import json, sys
+    import torch
+    import zsbir
+
+    root, out, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = zsbir.DATASETS.build("folder", root=root, unseen="bar", validation=1)
+    backbone = {"name": "tiny", "image_size": 32, "width": 8}
+    method = zsbir.build("puxim", backbone={"name": "vit_tiny_patch16_224", "image_size": 32}, masker="none")
+    recipe = zsbir.Recipe(epochs=2, batch_size=batch, lr=1e-4, augment="affine")
+    trainer = zsbir.Trainer(method, data, recipe=recipe, out=out, device="cpu", workers=0, progress=False)
+    trainer.fit()
+    print(json.dumps([trainer.accelerator.num_processes, trainer.accelerator.process_index, trainer.best]))
+    """
+)
+
+
+def _run(command, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run([*command[:1], *command[1:]], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return sorted(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+
+
+@pytest.fixture
+def losses():
+    def read(run):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [row["loss"] for row in rows if "loss" in row]
+
+    return read
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(shapes_root, tmp_path, losses):
+    script = str(tmp_path / "train.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29537"]
+    two = _run([*torchrun, script, str(shapes_root), str(tmp_path / "two"), "3"], tmp_path)
+    one = _run([sys.executable, script, str(shapes_root), str(tmp_path / "one"), "6"], tmp_path)
+    assert [row[:2] for row in two] == [[2, 0], [2, 1]]
+    assert [row[:2] for row in one] == [[1, 0]]
+    assert two[0][2] == two[1][2] == pytest.approx(one[0][2], abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)

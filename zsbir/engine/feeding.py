@@ -1,0 +1,67 @@
+"""From a dataset and a recipe to the loader of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from zsbir.data.base import Dataset
+from zsbir.data.loading import ImageSource, StepLoader, Steps
+from zsbir.data.sampling import Plan, mixed_plan, triplet_plan
+from zsbir.errors import ZsbirError
+from zsbir.methods.base import Method, Recipe
+
+Keep = Callable[[str], npt.NDArray[np.bool_]]
+
+
+def make_loader(
+    method: Method,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    rank: int,
+    world: int,
+    workers: int,
+    pin: bool,
+    keep: Keep | None = None,
+) -> StepLoader:
+    """Return the loader of one process of `world`.
+
+    Every process draws the plan of the whole batch (``batch_size * world`` rows) and takes its own columns, so what is
+    trained on does not depend on how many share the work.
+
+    Args:
+        method: Gives the image size, the negative classes' weights, and says whether its masker needs object masks.
+        dataset: Its training part is read.
+        recipe: Sampling, batch size, preparation, augmentation.
+        seed: The run's seed.
+        rank: This process, from 0.
+        world: How many processes.
+        workers: Decoding processes of this process.
+        pin: Pin host memory.
+        keep: Looks up a stored patch mask (N,) bool by a photo's file name.
+
+    Raises:
+        ZsbirError: If stored masks meet an augmentation that they cannot follow, or a batch cannot be filled.
+    """
+    if keep is not None and recipe.augment != "none":
+        raise ZsbirError("stored masks do not follow a warped photo: use augment=none with them")
+    split = dataset.train
+    weights = method.negative_weights(split.classes)
+    table = None if weights is None else weights.detach().cpu().double().numpy()
+    size = recipe.batch_size * world
+
+    def make_plan(epoch: int) -> Plan:
+        if recipe.sampling == "mixed":
+            whole = mixed_plan(split, size, recipe.sketch_share, seed, epoch, recipe.samples_per_epoch)
+        else:
+            whole = triplet_plan(split, size, seed, epoch, recipe.samples_per_epoch, table)
+        return whole.share(rank, world)
+
+    source = ImageSource(dataset, method.image_size, recipe.sketch_prepare, recipe.photo_prepare)
+    probability = recipe.augment_probability if recipe.augment == "affine" else 0.0
+    objects = bool(getattr(getattr(method, "masker", None), "needs_objects", False))
+    return StepLoader(Steps(split, source, make_plan, probability, seed, rank, keep, objects), workers, pin)

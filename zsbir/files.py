@@ -1,0 +1,81 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zsbir.errors import ZsbirError
+
+OLD = ".previous"
+NEW = ".incomplete"
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON through a temporary name, so that no reader ever sees half of it."""
+    part = file.with_name(file.name + NEW)
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+def read_json(file: Path) -> Any:
+    """Read JSON; raises ZsbirError if the file is missing or broken."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ZsbirError(f"{file} cannot be read: {error}") from error
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill; when the block ends well it takes the place of `folder`, else it is removed.
+
+    The files are synced, the old folder is moved aside, the new one takes its name, the old one is removed: a machine
+    that stops at any moment leaves the old folder or the new one whole, and `present` finds it.
+
+    Args:
+        folder: What to replace; it need not exist.
+
+    Raises:
+        ZsbirError: If the disk is full or cannot be written; what was there is intact.
+    """
+    new, old = folder.with_name(folder.name + NEW), folder.with_name(folder.name + OLD)
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        yield new
+        for file in new.iterdir():
+            _sync(file)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        new.rename(folder)
+        _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except Exception as error:
+        shutil.rmtree(new, ignore_errors=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if not full and not isinstance(error, OSError):
+            raise
+        reason = "the disk is full" if full else f"it cannot be written ({error})"
+        raise ZsbirError(f"{folder}: {reason}; what was there before is intact: make room and try again") from error
+
+
+def present(folder: Path) -> Path:
+    """Return `folder`, or the one that `replaced` had moved aside when the machine stopped."""
+    old = folder.with_name(folder.name + OLD)
+    return old if not folder.exists() and old.exists() else folder
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

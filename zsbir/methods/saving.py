@@ -1,0 +1,95 @@
+"""A method as a folder: ``method.json`` (its spec) and ``model.safetensors`` (its weights)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import zsbir
+from zsbir.errors import ZsbirError
+from zsbir.files import present, read_json, replaced, write_json
+from zsbir.methods import METHODS
+from zsbir.methods.base import Method
+from zsbir.registry import spec_of
+
+
+def write_method(folder: Path, method: Method) -> None:
+    """Write the two files into an existing folder."""
+    write_json(folder / "method.json", {"zsbir": zsbir.__version__, "method": spec_of(method)})
+    save_file(plain_tensors(method.state_dict()), folder / "model.safetensors")
+
+
+def save(method: Method, folder: str | Path) -> None:
+    """Write a method, replacing the one in `folder` only when the new one is whole.
+
+    Raises:
+        ZsbirError: If the method has no spec, or the disk is full; what was there before is intact.
+    """
+    with replaced(Path(folder)) as new:
+        write_method(new, method)
+
+
+def resolve(path: str | Path) -> Path:
+    """Return the folder that `path` means: itself, or a run's ``best`` or else ``last``.
+
+    Raises:
+        ZsbirError: If there is none.
+    """
+    path = Path(path)
+    for candidate in (path, path / "best", path / "last"):
+        folder = present(candidate)
+        if (folder / "method.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    what = "holds no checkpoint" if path.is_dir() else "does not exist"
+    raise ZsbirError(f"{path} {what}: give a run folder of `zsbir train`, or its best/ or last/")
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
+    """Rebuild a trained method from a checkpoint, in evaluation mode.
+
+    Args:
+        path: A run folder (its ``best``, or else ``last``), or a checkpoint folder.
+        device: Where to put it.
+
+    Returns:
+        zsbir.methods.base.Method: Built from its own spec and filled with the saved weights; no network and no weights
+        file is needed, whatever it was trained from.
+
+    Raises:
+        ZsbirError: If there is no checkpoint, or it does not fit the spec.
+    """
+    folder = resolve(path)
+    return rebuild(read_json(folder / "method.json")["method"], folder).to(device).eval()
+
+
+def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:
+    """Build a method from its spec without any download, and fill it from a folder's ``model.safetensors``."""
+    method = METHODS.build(without_weights(spec))
+    try:
+        method.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
+    method.spec = dict(spec)
+    return method
+
+
+def without_weights(spec: Any) -> Any:
+    """Return the spec with every ``pretrained`` off and every ``weights`` file dropped, at any depth."""
+    if isinstance(spec, Mapping):
+        return {
+            k: False if k == "pretrained" else None if k == "weights" or k.endswith("_weights") else without_weights(v)
+            for k, v in spec.items()
+        }
+    return [without_weights(v) for v in spec] if isinstance(spec, list) else spec
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU: safetensors refuses tensors that share memory or are not contiguous."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
