@@ -162,10 +162,10 @@ class Registry(Generic[T]):
         """
         if not isinstance(spec, (str, Mapping)):
             if overrides:
-                given = ", ".join(overrides)
-                raise ZsbirError(f"a ready {type(spec).__name__} takes no arguments ({given}): name it instead")
+                listed = ", ".join(overrides)
+                raise ZsbirError(f"a ready {type(spec).__name__} takes no arguments ({listed}): name it instead")
             return spec
-        given = {"name": spec} if isinstance(spec, str) else dict(spec)
+        given: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
         if "name" not in given:
             raise ZsbirError(f"a {self.kind} spec needs the key 'name'; it has {', '.join(map(repr, given)) or 'none'}")
         name = str(given.pop("name"))

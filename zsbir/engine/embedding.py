@@ -97,8 +97,8 @@ class _PlainFiles(Dataset):
     """Opens plain image files; it has no splits."""
 
     def __init__(self) -> None:
-        empty = Split(*(Records(Path(), Paths(), np.zeros(0, dtype=np.int64)) for _ in range(2)), classes=())
-        super().__init__(empty, empty)
+        none = Records(Path(), Paths(), np.zeros(0, dtype=np.int64))
+        super().__init__(Split(none, none, ()), Split(none, none, ()))
 
 
 def embed_records(

@@ -291,10 +291,10 @@ class Trainer:
         plan = self.loader.steps.plan(self.epoch)
         per = plan.sketch.shape[1] + plan.photo.shape[1]
         per += 0 if plan.negative is None else plan.negative.shape[1]
-        return per * self.accelerator.num_processes
+        return int(per * self.accelerator.num_processes)
 
     def _step_seed(self) -> int:
-        return (self.seed * 1_000_003 + self.step * 1009 + self.accelerator.process_index) % 2**63
+        return int(self.seed * 1_000_003 + self.step * 1009 + self.accelerator.process_index) % 2**63
 
     def _to_batch(self, raw: RawBatch) -> Batch:
         method = self.method

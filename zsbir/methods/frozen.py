@@ -48,7 +48,7 @@ class Frozen(Method):
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the backbone's features of (B, 3, H, W) float32 normalised images."""
-        features = self.backbone(images)
+        features: Features = self.backbone(images)
         if not self.center:
             return features
         return Features(features.vector - self.means[int(domain == "photo")], features.tokens, features.grid)
