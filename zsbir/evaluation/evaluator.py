@@ -1,0 +1,176 @@
+"""The evaluator: embeddings in, a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from zsbir.evaluation import metrics as functions
+from zsbir.evaluation.details import best_median_worst, confusion_and_histogram, top_photos
+from zsbir.evaluation.inputs import check_embeddings
+from zsbir.evaluation.protocols import Protocol
+from zsbir.evaluation.result import Report
+from zsbir.evaluation.scoring import METRICS, PerQuery, as_protocols, averages, fitted_scores, measure
+from zsbir.evaluation.statistics import bootstrap
+from zsbir.matchers import MATCHERS
+from zsbir.matchers.base import Matcher
+from zsbir.types import Embeddings, Labels
+
+
+class Evaluator:
+    """Evaluates embeddings under one or several protocols.
+
+    Args:
+        protocol: Name, record, or a list of them; the first is the one that pictures and tables by class go by.
+        matcher: Name, spec or instance.
+        metrics: Some of ``"mAP"``, ``"P@k"``, ``"R@k"``, ``"MRR"``, ``"nDCG"``; None: all.
+        ks: Cut-offs.
+        resamples: Draws of the bootstrap intervals; 0: no intervals.
+        examples: How many best, median and worst queries to show with their first photos, each.
+        top: How many photos to show of each.
+        seed: Seed of the bootstrap and of the sample behind confusion and histogram.
+
+    >>> import numpy as np, torch
+    >>> photos = Embeddings(torch.eye(3), np.array([0, 1, 2]), ("cat", "dog", "owl"))
+    >>> sketches = Embeddings(torch.eye(3), np.array([0, 1, 2]), ("cat", "dog", "owl"), domain="sketch")
+    >>> report = Evaluator("standard", ks=(1,)).evaluate(sketches, photos)
+    >>> report.results["standard"]["mAP@all"]
+    1.0
+    """
+
+    def __init__(
+        self,
+        protocol: str | Protocol | Sequence[str | Protocol] = "standard",
+        matcher: str | Mapping[str, Any] | Matcher = "cosine",
+        metrics: Sequence[str] | None = None,
+        ks: Sequence[int] = (100, 200),
+        resamples: int = 1000,
+        examples: int = 3,
+        top: int = 10,
+        seed: int = 0,
+    ) -> None:
+        self.protocols = as_protocols(protocol)
+        self.matcher: Matcher = MATCHERS.build(matcher)
+        self.metrics = tuple(METRICS if metrics is None else metrics)
+        self.ks = tuple(ks)
+        self.resamples = resamples
+        self.examples = examples
+        self.top = top
+        self.seed = seed
+
+    def evaluate(
+        self, queries: Embeddings, gallery: Embeddings, notes: Sequence[str] = (), setting: str = "zero-shot"
+    ) -> Report:
+        """Evaluate sketches against photos.
+
+        Labels are matched by class name where the two lists of classes differ. The gallery's device is computed on.
+
+        Args:
+            queries: The sketches.
+            gallery: The photos.
+            notes: What the report must say besides what is found here, such as a dataset's notes.
+            setting: Name of the setting, see `zsbir.evaluation.settings`.
+
+        Returns:
+            The report.
+
+        Raises:
+            ZsbirError: For an empty side, widths that differ, NaN or infinite values (with their files), unknown
+                labels, or no query with a relevant photo.
+        """
+        left, right, classes = check_embeddings(queries, gallery)
+        # Vectors stay where the gallery is: queries go there chunk by chunk.
+        chunk = fitted_scores(self.matcher, left, right)
+        device = chunk(np.zeros(1, dtype=np.int64)).device
+        with torch.inference_mode():
+            found = measure(
+                chunk,
+                left.labels,
+                right.labels,
+                self.protocols,
+                self.ks,
+                device,
+                right.vectors.dtype.itemsize,
+                self.metrics,
+                functions.ideal_levels(),
+            )
+            confusion, histogram = confusion_and_histogram(chunk, left.labels, right.labels, len(classes), self.seed)
+            shown = top_photos(chunk, left, right, self._chosen(found), self.top)
+        transductive = ["transductive: the matcher is fitted on the gallery"] if self.matcher.transductive else []
+        return Report(
+            protocols=tuple(self.protocols),
+            results=averages(found, self.protocols),
+            intervals=self._intervals(found),
+            per_class=_per_class(found, classes),
+            counts=_counts(left.labels, right.labels, found),
+            chance=_chance(left.labels, right.labels, found, self.protocols),
+            matcher=_describe(self.matcher),
+            setting=setting,
+            notes=(*notes, *transductive, *found.notes),
+            classes=classes,
+            curve=_curve(found),
+            confusion=confusion,
+            histogram=histogram,
+            top=shown,
+            per_query=found,
+            query_paths=tuple(left.paths[int(i)] for i in found.query) if len(left.paths) else (),
+            meta={"queries": queries.meta, "gallery": gallery.meta},
+        )
+
+    def _chosen(self, found: PerQuery) -> list[tuple[int, str, float | None]]:
+        first = found.values[self.protocols[0].name]
+        key = "mAP@all" if "mAP@all" in first else next(iter(first))
+        return best_median_worst(first[key], found.query, self.examples) if self.examples else []
+
+    def _intervals(self, found: PerQuery) -> dict[str, dict[str, dict[str, list[float]]]]:
+        out: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for protocol in self.protocols if self.resamples else ():
+            values = found.values[protocol.name]
+            queries = bootstrap(values, found.labels, protocol.average, "queries", self.resamples, seed=self.seed)
+            over = bootstrap(values, found.labels, protocol.average, "classes", self.resamples, seed=self.seed)
+            out[protocol.name] = {
+                metric: {"queries": list(queries[metric]), "classes": list(over[metric])} for metric in values
+            }
+        return out
+
+
+def _describe(matcher: Matcher) -> str:
+    return matcher.describe() if hasattr(matcher, "spec") else type(matcher).__name__
+
+
+def _per_class(found: PerQuery, classes: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    present = np.unique(found.labels)
+    return {
+        protocol: {
+            classes[c]: {metric: float(v[found.labels == c].mean()) for metric, v in values.items()} for c in present
+        }
+        for protocol, values in found.values.items()
+    }
+
+
+def _counts(queries: Labels, gallery: Labels, found: PerQuery) -> dict[str, int]:
+    return {
+        "queries": len(queries),
+        "evaluated": len(found.query),
+        "excluded": found.excluded,
+        "gallery": len(gallery),
+        "classes": len(np.unique(found.labels)),
+    }
+
+
+def _chance(queries: Labels, gallery: Labels, found: PerQuery, protocols: Sequence[Protocol]) -> dict[str, float]:
+    """Return by protocol the exact mAP@all of a random order of the gallery (by the exact AP)."""
+    counts = np.bincount(gallery, minlength=int(found.labels.max()) + 1)
+    level = {int(c): functions.chance(len(gallery), int(counts[c])) for c in np.unique(found.labels)}
+    per_query = np.array([level[int(c)] for c in found.labels])
+    by_class = float(np.mean(list(level.values())))
+    return {p.name: by_class if p.average == "class" else float(per_query.mean()) for p in protocols}
+
+
+def _curve(found: PerQuery) -> dict[str, list[float]]:
+    if found.curve is None:
+        return {"recall": [], "precision": []}
+    return {"recall": functions.ideal_levels(), "precision": found.curve.mean(axis=0).tolist()}
