@@ -1,0 +1,125 @@
+"""k-means in torch: greedy k-means++ start, Lloyd's iterations, scikit-learn's stopping rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class KMeans:
+    """A fitted k-means.
+
+    Attributes:
+        centers: (K, d) float.
+        labels: (n,) int64, the nearest centre of each row.
+        inertia: Sum of squared distances to the nearest centre.
+        iterations: Lloyd iterations that ran.
+        empty: Clusters that no row belongs to (only when there are fewer distinct rows than clusters).
+    """
+
+    centers: Tensor
+    labels: Tensor
+    inertia: float
+    iterations: int
+    empty: int
+
+
+def nearest(x: Tensor, centers: Tensor, chunk: int = 65536) -> tuple[Tensor, Tensor]:
+    """Return the nearest centre of each row and the squared distance to it.
+
+    Args:
+        x: (n, d) float.
+        centers: (K, d) float.
+        chunk: Rows at a time; bounds memory to ``chunk * K``.
+
+    Returns:
+        (n,) int64 positions in `centers` (the first of equals), and (n,) float squared distances.
+    """
+    labels, squared = [], []
+    half = 0.5 * centers.square().sum(1)
+    for rows in x.split(chunk):
+        # ½‖c‖² − x·c orders centres as ‖x − c‖² does; ‖x‖² is added only where it is needed.
+        best = torch.addmm(half, rows, centers.T, alpha=-1).min(dim=1)
+        labels.append(best.indices)
+        squared.append((rows.square().sum(1) + 2 * best.values).clamp_min_(0))
+    return torch.cat(labels), torch.cat(squared)
+
+
+def _plus_plus(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    """Return (K, d) starting centres by greedy k-means++ (Arthur and Vassilvitskii 2007), as scikit-learn does."""
+    trials = 2 + int(torch.tensor(float(clusters)).log())
+    squares = x.square().sum(1)
+
+    def distances(rows: Tensor) -> Tensor:
+        points = x[rows]
+        return (squares + squares[rows, None] - 2 * points @ x.T).clamp_min_(0)
+
+    first = torch.randint(len(x), (1,), generator=generator).to(x.device)
+    chosen = [first]
+    closest = distances(first)[0]
+    for _ in range(clusters - 1):
+        cumulative = closest.double().cumsum(0)
+        draws = torch.rand(trials, generator=generator, dtype=torch.float64).to(x.device) * cumulative[-1]
+        candidates = torch.searchsorted(cumulative, draws).clamp_max_(len(x) - 1)
+        after = torch.minimum(closest, distances(candidates))
+        best = after.sum(1).argmin()
+        chosen.append(candidates[best : best + 1])
+        closest = after[best]
+    return x[torch.cat(chosen)]
+
+
+def _means(x: Tensor, labels: Tensor, squared: Tensor, centers: Tensor) -> tuple[Tensor, int]:
+    """Return the mean of each cluster, and how many are empty; an empty one moves to the row furthest from its own."""
+    counts = torch.bincount(labels, minlength=len(centers))
+    sums = torch.zeros_like(centers).index_add_(0, labels, x)
+    means = sums / counts.clamp_min(1).to(x.dtype)[:, None]
+    vacant = (counts == 0).nonzero().flatten()
+    if len(vacant):
+        far = squared.topk(len(vacant)).indices
+        movable = squared[far] > 0
+        means[vacant] = torch.where(movable[:, None], x[far], centers[vacant])
+    return means, len(vacant)
+
+
+def kmeans(
+    x: Tensor,
+    clusters: int,
+    seed: int = 0,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    start: Tensor | None = None,
+) -> KMeans:
+    """Cluster the rows of `x`.
+
+    Args:
+        x: (n, d) float, CPU or CUDA.
+        clusters: K, at most n.
+        seed: Of the start. Draws are made on the CPU, so every device starts alike.
+        max_iter: Most Lloyd iterations.
+        tol: Stop when the squared move of all centres is at most `tol` times the mean variance of a column
+            (scikit-learn's rule), or when no label changes.
+        start: (K, d) centres to start from, instead of k-means++.
+
+    Returns:
+        The clusters, with labels that belong to the returned centres.
+    """
+    shift = x.mean(0)
+    x = x - shift  # distances by products lose less to rounding around 0
+    generator = torch.Generator().manual_seed(seed)
+    centers = _plus_plus(x, clusters, generator) if start is None else start.to(x) - shift
+    threshold = tol * float(x.var(0, unbiased=False).mean())
+    labels, squared = nearest(x, centers)
+    iterations = 0
+    for iterations in range(1, max_iter + 1):  # noqa: B007
+        moved, _ = _means(x, labels, squared, centers)
+        step = float((moved - centers).square().sum())
+        centers = moved
+        before = labels
+        labels, squared = nearest(x, centers)
+        if step <= threshold or torch.equal(labels, before):
+            break
+    empty = clusters - len(labels.unique())
+    return KMeans(centers + shift, labels, float(squared.double().sum()), iterations, empty)

@@ -1,0 +1,269 @@
+"""One-to-many cluster matching (SBKA, arXiv 2312.10320): a query is compared with the clusters that photos belong to.
+
+The gallery's vectors are split into M sub-spaces, each is clustered into K codewords, and a photo becomes the M
+codewords nearest to it. With q_m and c_m(g) the parts of query and photo,
+
+    distance(q, g) = w · Σ_m ‖q_m − c_m(g)‖² + (1 − w) · ‖q − g‖₂
+
+A photo far from its cluster is thus pulled towards it, which helps where clusters are classes. The clusters are fitted
+on the gallery itself: the matching is transductive, and every report says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from zsbir.errors import ZsbirError
+from zsbir.matchers import MATCHERS
+from zsbir.matchers._choose import Rule, choose_clusters
+from zsbir.matchers._codebook import Codebook, Model, fit_codebook
+from zsbir.matchers._vectors import fitted, same_width, unit
+from zsbir.matchers.base import Matcher
+from zsbir.matchers.stored import load_matcher, save_matcher
+from zsbir.matchers.sweeps import Grid, published_grid
+from zsbir.types import Embeddings
+
+
+@MATCHERS.register("one-to-many")
+class OneToMany(Matcher):
+    """Cluster matching (SBKA): queries against the clusters that photos belong to; transductive.
+
+    Args:
+        subspaces: M, how many parts a vector is split into; it must divide the width. Published: 2 or 4.
+        clusters: K, codewords a sub-space; ``"auto"`` chooses one K for all on the gallery, without labels.
+        model: What is fitted: a Gaussian mixture with ``"full"`` (published), ``"diagonal"`` or ``"spherical"``
+            covariance, or ``"k-means"``.
+        weight: Share of the codeword distance in the fused one, in [0, 1]. Published: 0.8. The published code adds
+            *squared* distances to codewords and *plain* distances to photos; so does this.
+        normalise: Bring vectors to length 1 first. The weight means the same for every model only then.
+        choose: How ``"auto"`` rates a K: ``"silhouette"`` or ``"bic"`` (lower numbers of clusters, respectively
+            higher ones, in our tables).
+        most_clusters: Largest K that ``"auto"`` tries.
+        seed: Of the k-means start.
+        max_iter: Most EM iterations.
+        tol: EM stops when the mean log density changes by less.
+        reg: Added to each variance.
+        precision: ``"float32"`` or ``"float64"`` for the fit. Scores are float32.
+        sweep: Name of a published grid of M and K (see `zsbir.matchers.sweeps`). Such a matcher stands for all of
+            its `variants`; choosing among them by a score uses the test labels.
+
+    Raises:
+        ZsbirError: For a value out of range.
+    """
+
+    transductive: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        subspaces: int = 2,
+        clusters: int | Literal["auto"] = "auto",
+        model: Model = "full",
+        weight: float = 0.8,
+        normalise: bool = True,
+        choose: Rule = "silhouette",
+        most_clusters: int = 64,
+        seed: int = 0,
+        max_iter: int = 100,
+        tol: float = 1e-3,
+        reg: float = 1e-6,
+        precision: Literal["float32", "float64"] = "float32",
+        sweep: str | None = None,
+    ) -> None:
+        _check("model", model, ("full", "diagonal", "spherical", "k-means"))
+        _check("choose", choose, ("silhouette", "bic"))
+        _check("precision", precision, ("float32", "float64"))
+        if subspaces < 1 or not 0 <= weight <= 1 or most_clusters < 1 or max_iter < 1:
+            raise ZsbirError("one-to-many: subspaces, most_clusters, max_iter must be at least 1 and weight in [0, 1]")
+        if clusters != "auto" and (isinstance(clusters, str) or clusters < 1):
+            raise ZsbirError(f"one-to-many: clusters={clusters!r} must be 'auto' or a number of at least 1")
+        self.grid: Grid | None = published_grid(sweep) if sweep is not None else None
+        self.subspaces = subspaces
+        self.clusters = clusters
+        self.model = model
+        self.weight = weight
+        self.normalise = normalise
+        self.choose = choose
+        self.most_clusters = most_clusters
+        self.seed = seed
+        self.em: dict[str, Any] = {"max_iter": max_iter, "tol": tol, "reg": reg}
+        self.precision = precision
+        self.spec = {"name": "one-to-many"}
+        self.ratings: dict[int, float] = {}
+        self._chosen = ""
+        self._codebook: Codebook | None = None
+        self._codes: Tensor | None = None
+        self._vectors: Tensor | None = None
+
+    def variants(self) -> list[OneToMany]:
+        """Return one matcher for each M and K of the sweep, or just this one if there is none."""
+        if self.grid is None:
+            return [self]
+        spec = {**self.spec, "name": "one-to-many", "sweep": None}
+        settings = [{"subspaces": m, "clusters": k} for m in self.grid.subspaces for k in self.grid.clusters]
+        built = [MATCHERS.build(spec, **setting) for setting in settings]
+        return [matcher for matcher in built if isinstance(matcher, OneToMany)]
+
+    def fit(self, gallery: Embeddings) -> OneToMany:
+        """Fit the codebook on the gallery and encode it.
+
+        Raises:
+            ZsbirError: If M does not divide the width, the gallery is empty, or the matcher stands for a sweep.
+        """
+        if self.grid is not None:
+            raise ZsbirError(
+                "a sweep is many matchers: evaluate each of variants(), which chooses on the test labels, "
+                "or leave sweep out and give subspaces and clusters"
+            )
+        vectors = self._prepare(gallery)
+        if not len(vectors):
+            raise ZsbirError("one-to-many: the gallery is empty")
+        clusters, notes = self._count(vectors)
+        self._codebook, more = fit_codebook(
+            vectors.to(getattr(torch, self.precision)), self.subspaces, clusters, self.model, self.seed, **self.em
+        )
+        for note in notes + more:
+            warnings.warn(f"one-to-many: {note}", stacklevel=2)
+        self._take(self._codebook, vectors)
+        return self
+
+    def apply(self, codebook: Codebook, gallery: Embeddings) -> OneToMany:
+        """Take a ready codebook instead of fitting one, and encode the gallery with it."""
+        same_width(gallery, codebook.width)
+        self._chosen = "given"
+        self._take(codebook, self._prepare(gallery))
+        return self
+
+    def add(self, photos: Embeddings) -> OneToMany:
+        """Append photos to the fitted gallery: they are encoded, and the codewords stay as they are."""
+        codes = fitted(self._codes, self)
+        vectors = fitted(self._vectors, self)
+        codebook = self.codebook
+        same_width(photos, codebook.width)
+        new = self._prepare(photos).to(vectors)
+        self._codes = torch.cat([codes, codebook.encode(new)])
+        self._vectors = torch.cat([vectors, new]) if self.weight < 1 else vectors
+        self._index()
+        return self
+
+    def scores(self, queries: Embeddings) -> Tensor:
+        """Return (q, n) float32 negated fused distances, on the gallery's device."""
+        codebook = self.codebook
+        same_width(queries, codebook.width)
+        vectors = fitted(self._vectors, self)
+        asked = self._prepare(queries).to(vectors)
+        near = (self.codeword_distances(asked) * -self.weight).index_select(1, self._place)
+        if self.weight == 1:
+            return near
+        # Moved to the gallery's mean, products lose less to rounding.
+        asked = asked - self._shift
+        plain = torch.addmm(self._squares, asked, self._moved.T, alpha=-2)
+        plain.add_(asked.square().sum(1, keepdim=True)).clamp_(min=0).sqrt_()
+        return near.add_(plain, alpha=self.weight - 1)
+
+    def codeword_distances(self, queries: Tensor) -> Tensor:
+        """Return (q, U) Σ_m ‖q_m − c_m‖² for each of the U different codes in the gallery."""
+        table = self.codebook.table(queries)
+        total = table[:, 0].index_select(1, self._distinct[:, 0])
+        for m in range(1, table.shape[1]):
+            total += table[:, m].index_select(1, self._distinct[:, m])
+        return total
+
+    @property
+    def codebook(self) -> Codebook:
+        """The fitted codewords.
+
+        Raises:
+            ZsbirError: If nothing was fitted yet.
+        """
+        fitted(self._codes, self)
+        if self._codebook is None:
+            raise ZsbirError("one-to-many has no codebook yet: call fit(gallery) first")
+        return self._codebook
+
+    @property
+    def codes(self) -> Tensor:
+        """(n, M) int64: the codewords of each photo of the gallery."""
+        return fitted(self._codes, self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write codewords, codes and, for the fused distance, the photos' vectors to `folder`."""
+        save_matcher(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> OneToMany:
+        """Read a saved matcher, ready for new queries and new photos.
+
+        Raises:
+            ZsbirError: If `folder` holds none, or one of another kind.
+        """
+        matcher = load_matcher(folder, device)
+        if not isinstance(matcher, OneToMany):
+            raise ZsbirError(f"{folder} holds a {type(matcher).__name__}, not a one-to-many matcher")
+        return matcher
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what `save` writes: the smallest integer type for codes, vectors only if they are scored."""
+        small = torch.uint8 if self.codebook.codewords.shape[1] <= 256 else torch.int32
+        tensors = {"codewords": self.codebook.codewords, "codes": self.codes.to(small)}
+        if self.weight < 1:
+            tensors["vectors"] = fitted(self._vectors, self)
+        return tensors, {"chosen": self._chosen}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._codebook = Codebook(tensors["codewords"])
+        self._codes = tensors["codes"].long()
+        self._vectors = tensors["vectors"] if self.weight < 1 else self._codebook.codewords.new_zeros(1, 1)
+        self._chosen = str(values["chosen"])
+        self._index()
+
+    def describe(self) -> str:
+        """Return one line: M, K and how it was chosen, the model, and that it was fitted on the gallery."""
+        if self.grid is not None:
+            return f"{self.spec['name']}({self.grid.describe()}); transductive: fitted on the gallery"
+        count = str(self.codebook.codewords.shape[1]) if self._codebook else str(self.clusters)
+        how = self._chosen or ("to be chosen" if self.clusters == "auto" else "given")
+        return (
+            f"{self.spec['name']}(M={self.subspaces}, K={count} {how}, model={self.model}, weight={self.weight}, "
+            f"seed={self.seed}); transductive: fitted on the gallery"
+        )
+
+    def _prepare(self, embeddings: Embeddings) -> Tensor:
+        vectors = embeddings.vectors.float()
+        return unit(vectors) if self.normalise else vectors
+
+    def _count(self, vectors: Tensor) -> tuple[int, list[str]]:
+        """Return K, and a note if the gallery is too small for the K that was asked for."""
+        if self.clusters == "auto":
+            clusters, self.ratings = choose_clusters(vectors, self.choose, self.most_clusters, self.seed)
+            self._chosen = f"chosen by {self.choose} on the gallery without labels"
+            return clusters, []
+        self._chosen = "given"
+        if self.clusters > len(vectors):
+            return len(vectors), [f"clusters={self.clusters} but only {len(vectors)} photos: one cluster a photo"]
+        return self.clusters, []
+
+    def _take(self, codebook: Codebook, vectors: Tensor) -> None:
+        self._codebook = Codebook(codebook.codewords.to(vectors))
+        self._codes = self._codebook.encode(vectors)
+        self._vectors = vectors if self.weight < 1 else vectors.new_zeros(1, 1)
+        self._index()
+
+    def _index(self) -> None:
+        """Prepare what every call of `scores` needs: the different codes, and the photos moved to their mean."""
+        self._distinct, self._place = fitted(self._codes, self).unique(dim=0, return_inverse=True)
+        vectors = fitted(self._vectors, self)
+        self._shift = vectors.mean(0)
+        self._moved = vectors - self._shift
+        self._squares = self._moved.square().sum(1)
+
+
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ZsbirError(f"one-to-many: {name}={value!r} is not one of {', '.join(known)}")
