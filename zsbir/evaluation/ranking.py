@@ -80,10 +80,18 @@ class Ranks:
         """(q, R) float64: the precision at `position`; 0 in padding."""
         return self.order / self.position
 
+    @cached_property
+    def _columns(self) -> dict[int, int]:
+        return {self.gallery: self.before.shape[1]}
+
     def columns(self, k: int) -> int:
         """Return how many columns can matter for the first `k` photos."""
-        if k >= self.gallery:
-            return self.before.shape[1]
+        k = min(k, self.gallery)
+        if k not in self._columns:
+            self._columns[k] = self._count_columns(k)
+        return self._columns[k]
+
+    def _count_columns(self, k: int) -> int:
         edge = torch.full((len(self.before), 1), float(k), dtype=torch.float64, device=self.before.device)
         return int(torch.searchsorted(self.before, edge).max())
 
