@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zsbir.evaluation.embeddings import load_embeddings as load_embeddings
+    from zsbir.evaluation.embeddings import save_embeddings as save_embeddings
     from zsbir.evaluation.evaluator import Evaluator as Evaluator
     from zsbir.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from zsbir.evaluation.protocols import Protocol as Protocol
     from zsbir.evaluation.result import Report as Report
     from zsbir.evaluation.scoring import evaluate_embeddings as evaluate_embeddings
     from zsbir.evaluation.scoring import evaluate_scores as evaluate_scores
-    from zsbir.evaluation.storage import load_embeddings as load_embeddings
-    from zsbir.evaluation.storage import save_embeddings as save_embeddings
 
 _WHERE = {
     "PROTOCOLS": "protocols",
@@ -25,8 +25,8 @@ _WHERE = {
     "Report": "result",
     "evaluate_embeddings": "scoring",
     "evaluate_scores": "scoring",
-    "load_embeddings": "storage",
-    "save_embeddings": "storage",
+    "load_embeddings": "embeddings",
+    "save_embeddings": "embeddings",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605

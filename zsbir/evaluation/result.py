@@ -110,8 +110,8 @@ class Report:
         Raises:
             ZsbirError: If matplotlib is missing and `html` is set.
         """
+        from zsbir.evaluation.per_query import save_per_query
         from zsbir.evaluation.report import html_page, markdown
-        from zsbir.evaluation.storage import save_per_query
 
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ ScoreChunk = Callable[[npt.NDArray[np.int64]], Tensor]
 """From (q,) query positions to their (q, G) scores, a fresh tensor that may be overwritten."""
 
 METRICS = ("mAP", "P@k", "R@k", "MRR", "nDCG")
-"""What can be asked for; "mAP" is mAP@all and mAP@k."""
+"""What can be asked for; "mAP" is mAP@all and mAP@k. The fine-grained setting has "acc@k" besides."""
 
 CHUNK_BYTES = 48 << 20
 """Size of a chunk of scores on the CPU; the whole pass needs about three times as much."""
@@ -182,7 +182,7 @@ def fitted_scores(matcher: Matcher, queries: Embeddings, gallery: Embeddings) ->
     A matcher whose score depends on the pair alone (``pairwise``) is fitted on chunks of the gallery, so that no
     more than about `PAIRS` pairs are worked on at once.
     """
-    if not getattr(matcher, "pairwise", False):
+    if not matcher.pairwise:
         fitted = matcher.fit(gallery)
         return lambda index: fitted.scores(take(queries, index))
     step = max(1, PAIRS // MAX_ROWS * 8)
@@ -300,7 +300,7 @@ def _by_class(query_labels: Labels, gallery_labels: Labels) -> tuple[int, Labels
 def _check_request(ks: Sequence[int], wanted: Sequence[str]) -> None:
     if any(k < 1 for k in ks):
         raise ZsbirError(f"a cut-off k must be at least 1, not {min(ks)}")
-    unknown = [name for name in wanted if name not in METRICS]
+    unknown = [name for name in wanted if name not in (*METRICS, "acc@k")]
     if unknown:
         raise ZsbirError(f"there is no metric {unknown[0]!r}. Known: {', '.join(METRICS)}")
 
@@ -345,6 +345,9 @@ def _metrics(
         if "R@k" in wanted:
             for k in ks:
                 out[p.name, f"R@{k}"] = once(("r", k), lambda k=k: metrics.recall(ranks, k))  # type: ignore[misc]
+        if "acc@k" in wanted:
+            for k in ks:
+                out[p.name, f"acc@{k}"] = once(("a", k), lambda k=k: metrics.success(ranks, k))  # type: ignore[misc]
         if "MRR" in wanted:
             out[p.name, "MRR"] = once("mrr", lambda: metrics.reciprocal_rank(ranks))
         if "nDCG" in wanted:

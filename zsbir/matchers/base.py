@@ -17,10 +17,13 @@ class Matcher:
     Attributes:
         spec: What `MATCHERS.build` recorded.
         transductive: True if `fit` learns from the gallery as a whole (it then says so in every report).
+        pairwise: True if a score depends on nothing but its query and its photo and costs much memory: the gallery
+            is then fitted and scored in chunks as well.
     """
 
     spec: dict[str, Any]
     transductive: ClassVar[bool] = False
+    pairwise: ClassVar[bool] = False
 
     def fit(self, gallery: Embeddings) -> Matcher:
         """Take the gallery (n photos) in; returns self."""

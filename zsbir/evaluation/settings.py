@@ -1,0 +1,160 @@
+"""Settings: what is searched by what, besides plain zero-shot (unseen sketches against unseen photos)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+import numpy as np
+import torch
+
+from zsbir.errors import ZsbirError
+from zsbir.evaluation.binary import fit_itq
+from zsbir.evaluation.evaluator import Evaluator
+from zsbir.evaluation.inputs import check_embeddings
+from zsbir.evaluation.result import Report
+from zsbir.evaluation.scoring import take
+from zsbir.matchers import MATCHERS
+from zsbir.types import Embeddings, Paths
+
+SETTINGS = ("zero-shot", "generalised", "fine-grained", "binary", "few-queries")
+
+FEW_SKETCHES = 20
+FEW_PHOTOS = 10
+
+
+def few_queries(evaluator: Evaluator, queries: Embeddings, gallery: Embeddings, notes: Sequence[str] = ()) -> Report:
+    """Evaluate every 20th sketch against every 10th photo, as the release of ZSE-SBIR does (CVPR 2023).
+
+    The photos are fewer too, so the task is easier: the report says that it is not comparable.
+    """
+    warning = (
+        f"few queries: every {FEW_SKETCHES}th sketch and every {FEW_PHOTOS}th photo only, as released with ZSE-SBIR; "
+        "not comparable with results on the whole test set"
+    )
+    return evaluator.evaluate(every(queries, FEW_SKETCHES), every(gallery, FEW_PHOTOS), (*notes, warning), "few-queries")
+
+
+def every(embeddings: Embeddings, step: int) -> Embeddings:
+    """Return every `step`-th image, the first included, with its path."""
+    index = np.arange(0, len(embeddings), step)
+    paths = embeddings.paths.take(index.tolist()) if len(embeddings.paths) else Paths()
+    return replace(take(embeddings, index), paths=paths)
+
+
+def binary(
+    evaluator: Evaluator,
+    queries: Embeddings,
+    gallery: Embeddings,
+    bits: int = 64,
+    learn_from: Embeddings | None = None,
+    notes: Sequence[str] = (),
+    seed: int = 0,
+) -> Report:
+    """Evaluate ITQ codes by Hamming distance; the evaluator's own matcher is not used.
+
+    Args:
+        evaluator: Its protocols, metrics and cut-offs are used.
+        queries: The sketches.
+        gallery: The photos.
+        bits: Length of the codes; published are 32, 64 and 128.
+        learn_from: What ITQ is fitted on, such as photos of seen classes; None: the gallery (transductive, as in
+            SEM-PCYC's release, and said in the report).
+        notes: Further notes.
+        seed: Of ITQ's rotation at the start.
+
+    Raises:
+        ZsbirError: If the vectors have fewer dimensions than bits.
+    """
+    left, right, _ = check_embeddings(queries, gallery)
+    quantiser = fit_itq(right.vectors if learn_from is None else learn_from.vectors, bits, seed=seed)
+    where = "transductive: ITQ is fitted on the gallery" if learn_from is None else "ITQ is fitted on other images"
+    coded = [replace(side, vectors=quantiser.codes(side.vectors), meta=side.meta) for side in (left, right)]
+    hashed = Evaluator(
+        evaluator.protocols,
+        MATCHERS.build("hamming"),
+        evaluator.metrics,
+        evaluator.ks,
+        evaluator.resamples,
+        evaluator.examples,
+        evaluator.top,
+        evaluator.seed,
+    )
+    return hashed.evaluate(coded[0], coded[1], (*notes, f"{bits} bit codes; {where}"), f"binary-{bits}")
+
+
+def generalised(
+    evaluator: Evaluator,
+    unseen: tuple[Embeddings, Embeddings],
+    seen: tuple[Embeddings, Embeddings],
+    notes: Sequence[str] = (),
+) -> Report:
+    """Evaluate against a gallery of unseen and seen classes together.
+
+    Args:
+        evaluator: What evaluates; its matcher is fitted on the joint gallery.
+        unseen: Sketches and photos of unseen classes.
+        seen: Sketches and photos of seen classes; there may be no sketches.
+        notes: Further notes.
+
+    Returns:
+        The report of the unseen sketches; ``groups`` has ``"unseen"``, and with seen sketches also ``"seen"`` and
+        ``"harmonic mean"`` (2 s u / (s + u) of every metric).
+
+    Raises:
+        ZsbirError: If a class is both unseen and seen.
+    """
+    overlap = sorted(set(unseen[1].classes) & set(seen[1].classes))
+    if overlap:
+        raise ZsbirError(f"{len(overlap)} classes are both seen and unseen: {', '.join(overlap)}")
+    joint = _joined(unseen[1], seen[1])
+    said = f"generalised: the gallery has {len(unseen[1])} photos of unseen and {len(seen[1])} of seen classes"
+    report = evaluator.evaluate(unseen[0], joint, (*notes, said), "generalised")
+    groups = {"unseen": report.results}
+    if len(seen[0]):
+        found = evaluator.evaluate(seen[0], joint, setting="generalised").results
+        groups["seen"] = found
+        groups["harmonic mean"] = {
+            protocol: {metric: harmonic(u, found[protocol][metric]) for metric, u in values.items()}
+            for protocol, values in report.results.items()
+        }
+    return replace(report, groups=groups)
+
+
+def harmonic(first: float, second: float) -> float:
+    """Return the harmonic mean, 0 if both are 0.
+
+    >>> harmonic(0.5, 1.0)
+    0.6666666666666666
+    """
+    return 2 * first * second / (first + second) if first + second else 0.0
+
+
+def _joined(first: Embeddings, second: Embeddings) -> Embeddings:
+    if not first.classes or not second.classes:
+        raise ZsbirError("the generalised setting needs the class names of both galleries")
+    tokens = None
+    if first.tokens is not None and second.tokens is not None:
+        tokens = torch.cat([first.tokens, second.tokens])
+    known = len(first.paths) == len(first) and len(second.paths) == len(second)
+    return Embeddings(
+        torch.cat([first.vectors, second.vectors]),
+        np.concatenate([first.labels, second.labels + len(first.classes)]),
+        (*first.classes, *second.classes),
+        Paths([*first.paths, *second.paths]) if known else Paths(),
+        first.domain,
+        tokens,
+        {"unseen": first.meta, "seen": second.meta},
+    )
+
+
+def photo_id(path: str, sketch: bool = False) -> str:
+    """Return which photo a file is, or was drawn from, by Sketchy's names.
+
+    >>> photo_id("airplane/n02691156_10151.jpg"), photo_id("airplane/n02691156_10151-3.png", sketch=True)
+    ('n02691156_10151', 'n02691156_10151')
+    """
+    stem = PurePosixPath(path).stem
+    return re.sub(r"-\d+$", "", stem) if sketch else stem
