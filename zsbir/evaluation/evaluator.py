@@ -103,11 +103,11 @@ class Evaluator:
         return Report(
             protocols=tuple(self.protocols),
             results=averages(found, self.protocols),
-            intervals=self._intervals(found),
+            intervals=intervals(found, self.protocols, self.resamples, self.seed),
             per_class=_per_class(found, classes),
             counts=_counts(left.labels, right.labels, found),
             chance=_chance(left.labels, right.labels, found, self.protocols),
-            matcher=_describe(self.matcher),
+            matcher=describe_matcher(self.matcher),
             setting=setting,
             notes=(*notes, *transductive, *found.notes),
             classes=classes,
@@ -125,19 +125,22 @@ class Evaluator:
         key = "mAP@all" if "mAP@all" in first else next(iter(first))
         return best_median_worst(first[key], found.query, self.examples) if self.examples else []
 
-    def _intervals(self, found: PerQuery) -> dict[str, dict[str, dict[str, list[float]]]]:
-        out: dict[str, dict[str, dict[str, list[float]]]] = {}
-        for protocol in self.protocols if self.resamples else ():
-            values = found.values[protocol.name]
-            queries = bootstrap(values, found.labels, protocol.average, "queries", self.resamples, seed=self.seed)
-            over = bootstrap(values, found.labels, protocol.average, "classes", self.resamples, seed=self.seed)
-            out[protocol.name] = {
-                metric: {"queries": list(queries[metric]), "classes": list(over[metric])} for metric in values
-            }
-        return out
+
+def intervals(
+    found: PerQuery, protocols: Sequence[Protocol], resamples: int, seed: int
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Return the 95 % bootstrap intervals of all means, over queries and over classes; none for 0 resamples."""
+    out: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for protocol in protocols if resamples else ():
+        values = found.values[protocol.name]
+        queries = bootstrap(values, found.labels, protocol.average, "queries", resamples, seed=seed)
+        over = bootstrap(values, found.labels, protocol.average, "classes", resamples, seed=seed)
+        out[protocol.name] = {m: {"queries": list(queries[m]), "classes": list(over[m])} for m in values}
+    return out
 
 
-def _describe(matcher: Matcher) -> str:
+def describe_matcher(matcher: Matcher) -> str:
+    """Return the matcher in a line."""
     return matcher.describe() if hasattr(matcher, "spec") else type(matcher).__name__
 
 

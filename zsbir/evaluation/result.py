@@ -95,14 +95,16 @@ class Report:
         self,
         folder: str | Path,
         html: bool = True,
-        open_image: Callable[[str], Image.Image] | None = None,
+        open_sketch: Callable[[str], Image.Image] | None = None,
+        open_photo: Callable[[str], Image.Image] | None = None,
     ) -> Path:
         """Write ``report.json``, ``report.md``, ``per_query.safetensors`` (+ ``.json``) and ``report.html``.
 
         Args:
             folder: Made if need be.
             html: Whether to write the HTML page, which needs matplotlib (``pip install "zsbir[report]"``).
-            open_image: Opens an image by the path that the embeddings have; None: the page has no images.
+            open_sketch: Opens a sketch by the path that the embeddings have; None: the page has no images.
+            open_photo: Likewise for photos; None: the same function.
 
         Returns:
             The folder.
@@ -120,7 +122,7 @@ class Report:
         (target / "report.md").write_text(markdown(self), encoding="utf-8")
         save_per_query(self, target)
         if html:
-            (target / "report.html").write_text(html_page(self, open_image), encoding="utf-8")
+            (target / "report.html").write_text(html_page(self, open_sketch, open_photo), encoding="utf-8")
         return target
 
 
