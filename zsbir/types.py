@@ -67,7 +67,28 @@ class Paths(Sequence[str]):
 
     def take(self, indices: Iterable[int]) -> Paths:
         """Return the strings at `indices`, in that order."""
-        return Paths(self[int(i)] for i in indices)
+        text, ends = self._text, self._ends
+        order = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
+        order = np.where(order < 0, order + len(self), order)
+        if len(order) and not 0 <= order.min() <= order.max() < len(self):
+            raise IndexError(f"positions outside the {len(self)} strings")
+        starts, stops = ends[order].tolist(), ends[order + 1].tolist()
+        taken = b"".join([text[start:stop] for start, stop in zip(starts, stops, strict=True)])
+        return Paths._of(taken, np.concatenate([[0], np.cumsum(ends[order + 1] - ends[order])]).astype(np.int64))
+
+    @classmethod
+    def join(cls, parts: Iterable[Paths]) -> Paths:
+        """Return the strings of all `parts`, one part after the other."""
+        held = list(parts)
+        sizes = [np.diff(part._ends) for part in held]
+        ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(sizes))] if held else [[0]])
+        return cls._of(b"".join(part._text for part in held), ends.astype(np.int64))
+
+    @classmethod
+    def _of(cls, text: bytes, ends: npt.NDArray[np.int64]) -> Paths:
+        paths = cls()
+        paths._text, paths._ends = text, ends
+        return paths
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Paths):
@@ -165,7 +186,9 @@ class Batch:
         negative_object: (B, H, W) bool, likewise.
         photo_keep: (B', N) bool, the stored mask of each photo, when masks were computed before; else None.
         negative_keep: (B, N) bool, likewise.
-        files: The names of the files in the batch, by field, for messages.
+        files: The names of the files in the batch, by field.
+        fixed: True if an image depends on its file alone (no augmentation), so that what is computed from it without
+            training may be kept from one epoch to the next.
     """
 
     sketch: Tensor
@@ -180,6 +203,7 @@ class Batch:
     photo_keep: Tensor | None = None
     negative_keep: Tensor | None = None
     files: dict[str, list[str]] = field(default_factory=dict)
+    fixed: bool = False
 
     def names(self, label: Tensor) -> list[str]:
         """Return the class name of each label in a (B,) tensor."""

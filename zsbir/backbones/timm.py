@@ -54,7 +54,7 @@ class TimmBackbone(Backbone):
         )
         if weights is not None:
             load_weights(self.net, weights, skip=("head.", "fc.", "classifier."))
-        config: dict[str, Any] = self.net.pretrained_cfg
+        config: Any = self.net.pretrained_cfg
         self.image_size: int = image_size or config["input_size"][-1]
         self.mean = tuple(config["mean"])
         self.std = tuple(config["std"])

@@ -22,6 +22,7 @@ COMMANDS = (
     "datasets",
     "masks",
     "embed",
+    "export",
     "index",
     "search",
     "serve",

@@ -134,12 +134,12 @@ def _again(run: Path, out: Path | None, workers: int) -> Trainer:
 
     from zsbir.cli._options import free_folder
     from zsbir.data import DATASETS
-    from zsbir.engine.run import read_run, recipe_from
+    from zsbir.engine.run import read_run, recipe_from, settings_of
     from zsbir.engine.trainer import Trainer
     from zsbir.methods import METHODS
 
     record = read_run(run)
-    settings = {k: v for k, v in record["settings"].items() if k not in ("processes", "workers")}
+    settings = settings_of(record)
     torch.manual_seed(record["seed"])
     method = METHODS.build(record["method"])
     folder = out or free_folder(run.parent, f"{run.name}-again")

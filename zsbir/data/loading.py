@@ -271,6 +271,7 @@ def to_batch(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     device: torch.device | str = "cpu",
+    order: torch.memory_format = torch.contiguous_format,
 ) -> Batch:
     """Finish a step on the device: to float, augment, normalise.
 
@@ -280,6 +281,7 @@ def to_batch(
         mean: Per channel, in [0, 1].
         std: Likewise.
         device: Where the batch is wanted.
+        order: Memory order of the images.
     """
     images: dict[str, Tensor] = {}
     objects = {name: mask.to(device) for name, mask in raw.objects.items()}
@@ -290,7 +292,7 @@ def to_batch(
             unit = warp(unit, matrices, 1.0 if name == "sketch" else None)
             if name in objects:
                 objects[name] = warp(objects[name][:, None].float(), matrices, 0.0)[:, 0] > 0.5
-        images[name] = normalise(unit, mean, std)
+        images[name] = normalise(unit, mean, std).contiguous(memory_format=order)
     labels = {name: label.to(device) for name, label in raw.labels.items()}
     keep = {name: mask.to(device) for name, mask in raw.keep.items()}
     return Batch(
@@ -306,4 +308,5 @@ def to_batch(
         photo_keep=keep.get("photo"),
         negative_keep=keep.get("negative"),
         files=raw.files,
+        fixed=not raw.warp,
     )

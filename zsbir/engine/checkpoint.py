@@ -13,13 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zsbir.engine.weights import Average
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, replaced, write_json
 from zsbir.methods.base import Method
 from zsbir.methods.saving import plain_tensors, write_method
 
+AVERAGE = "average.safetensors"
 
-def save_checkpoint(folder: Path, method: Method, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+
+def save_checkpoint(
+    folder: Path, method: Method, optimizer: Optimizer, state: Mapping[str, Any], average: Average | None = None
+) -> None:
     """Write a checkpoint, replacing the one that is there only when the new one is whole.
 
     Args:
@@ -27,6 +32,7 @@ def save_checkpoint(folder: Path, method: Method, optimizer: Optimizer, state: M
         method: Its spec and its weights.
         optimizer: Its state.
         state: JSON values, such as the epoch and the step.
+        average: The average of the weights, where the recipe has one.
 
     Raises:
         ZsbirError: If the disk is full or cannot be written; the checkpoint that was there is intact.
@@ -36,6 +42,8 @@ def save_checkpoint(folder: Path, method: Method, optimizer: Optimizer, state: M
         tensors, rest = _pack(optimizer)
         save_file(tensors, new / "optimizer.safetensors")
         write_json(new / "state.json", {**state, "optimizer": rest})
+        if average is not None:
+            average.save(new / AVERAGE)
 
 
 def load_state(folder: Path, optimizer: Optimizer) -> dict[str, Any]:

@@ -7,27 +7,38 @@ import math
 import torch
 from torch.optim import Optimizer
 
+from zsbir.engine.weights import freeze, layer_rates, with_layer_rates
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method, Recipe
 
 
-def make_optimizer(method: Method, recipe: Recipe) -> Optimizer:
+def make_optimizer(method: Method, recipe: Recipe, fused: bool = False) -> Optimizer:
     """Build the recipe's optimiser over the method's parameter groups.
 
-    Each group keeps its own start rate in ``initial_lr`` (its ``lr``, or the recipe's).
+    Each group keeps its own start rate in ``initial_lr`` (its ``lr``, or the recipe's, times its layer's).
+
+    Args:
+        method: What trains.
+        recipe: Optimiser, rate, weight decay, frozen parameters, layer-wise rates.
+        fused: One kernel for all parameters.
 
     Raises:
         ZsbirError: For an optimiser that there is not, or a method with nothing to train.
     """
-    groups = [{**group, "initial_lr": group.get("lr", recipe.lr)} for group in method.param_groups(recipe)]
+    freeze(method, recipe.freeze)
+    wanted = method.param_groups(recipe)
+    groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in wanted]
+    if recipe.layer_decay is not None:
+        groups = with_layer_rates(groups, layer_rates(method, recipe.layer_decay), recipe.lr)
+    groups = [{**group, "initial_lr": group.get("lr", recipe.lr)} for group in groups if group["params"]]
     if not any(group["params"] for group in groups):
         raise ZsbirError(f"{type(method).__name__} has no trainable parameters, so there is nothing to train")
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9)
+        return torch.optim.SGD(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9, fused=fused)
     raise ZsbirError(f"there is no optimiser {recipe.optimizer!r}; known: adam, adamw, sgd")
 
 

@@ -18,6 +18,7 @@ import torch
 
 import zsbir
 from zsbir.data.base import Dataset
+from zsbir.engine.speed import Speed
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, write_json
 from zsbir.methods.base import Method, Recipe
@@ -83,6 +84,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
+def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings as `Trainer` takes them; how many processes and workers is the machine's matter."""
+    settings = {k: v for k, v in run["settings"].items() if k not in ("processes", "workers")}
+    return {**settings, "speed": Speed(**settings["speed"])}
+
+
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Write ``run.json``."""
     write_json(folder / "run.json", run)
@@ -98,7 +105,10 @@ def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recip
     for name in values:
         if name not in known:
             raise ZsbirError(f"a recipe has no setting {name!r}. {close_matches(name, known)}")
-    return Recipe(**{**asdict(start or Recipe()), **values})
+    merged = {**asdict(start or Recipe()), **values}
+    patterns = merged["freeze"]
+    merged["freeze"] = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    return Recipe(**merged)
 
 
 def _revision() -> str | None:

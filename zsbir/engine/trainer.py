@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +17,15 @@ from torch.optim import Optimizer
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
 from zsbir.data.loading import RawBatch, to_batch
-from zsbir.engine.checkpoint import load_state, save_checkpoint
+from zsbir.engine.checkpoint import AVERAGE, load_state, save_checkpoint
 from zsbir.engine.embedding import embed_split
 from zsbir.engine.feeding import Keep, make_loader
 from zsbir.engine.logging import EpochBar, StepLog, say
 from zsbir.engine.optim import lr_factor, make_optimizer, set_lr
-from zsbir.engine.run import claim, describe, read_run, recipe_from, write_run
+from zsbir.engine.run import claim, describe, read_run, recipe_from, settings_of, write_run
+from zsbir.engine.safety import BadImages, check_finite, out_of_memory
+from zsbir.engine.speed import Speed
+from zsbir.engine.weights import Average
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.base import Method, Recipe
@@ -53,6 +57,8 @@ class Trainer:
         patience: Stop after so many validations without a better one; None: never.
         save_every: Steps between checkpoints within an epoch; one is written after each epoch anyway. None: only then.
         max_bad_images: How many unreadable images are skipped before the run ends.
+        speed: How steps are run.
+        track: A tracker of Accelerate besides ``metrics.jsonl``: ``"tensorboard"``, ``"wandb"``, ...
         keep: Looks up a stored patch mask (N,) bool by a photo's file name.
         progress: Show progress.
 
@@ -77,6 +83,8 @@ class Trainer:
         patience: int | None = None,
         save_every: int | None = None,
         max_bad_images: int = 20,
+        speed: Speed | None = None,
+        track: str | None = None,
         keep: Keep | None = None,
         progress: bool = True,
     ) -> None:
@@ -85,7 +93,13 @@ class Trainer:
         cpu = device == "cpu" or not torch.cuda.is_available()
         if precision == "fp16" and cpu:
             raise ZsbirError("fp16 needs CUDA: on a CPU use --precision no or bf16")
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=precision, gradient_accumulation_steps=accumulate)
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=precision,
+            gradient_accumulation_steps=accumulate,
+            log_with=track,
+            project_dir=None if out is None else str(out),
+        )
         self.method = method
         self.dataset = dataset
         self.recipe = recipe or method.recipe
@@ -95,10 +109,13 @@ class Trainer:
         self.validate_every = validate_every
         self.patience = patience
         self.save_every = save_every
-        self.max_bad_images = max_bad_images
         self.progress = progress and self.accelerator.is_main_process
         self.workers = workers
-        self.optimizer: Optimizer = make_optimizer(method, self.recipe)
+        self.speed = speed or Speed()
+        self.speed.prepare(method)
+        self.track = track
+        self.average: Average | None = None
+        self.optimizer: Optimizer = make_optimizer(method, self.recipe, self.speed.fused)
         self.loader = make_loader(
             method,
             dataset,
@@ -111,7 +128,7 @@ class Trainer:
             keep=keep,
         )
         self.steps_per_epoch = len(self.loader.steps.plan(0))
-        self.bad_images: list[str] = []
+        self.bad_images = BadImages(max_bad_images)
         self.epoch = 0
         self.step = 0  # global, counted from 0: the next one to do
         self.best: float | None = None
@@ -127,6 +144,8 @@ class Trainer:
             "patience": patience,
             "save_every": save_every,
             "max_bad_images": max_bad_images,
+            "speed": asdict(self.speed),
+            "track": track,
         }
 
     @classmethod
@@ -143,7 +162,7 @@ class Trainer:
         """
         run = Path(run)
         record = read_run(run)
-        settings = {k: v for k, v in record["settings"].items() if k not in ("processes", "workers")}
+        settings = settings_of(record)
         folder = resolve(run / "last")
         trainer = cls(
             rebuild(record["method"], folder),
@@ -158,7 +177,10 @@ class Trainer:
         state = load_state(folder, trainer.optimizer)
         trainer.epoch, trainer.step = state["epoch"], state["step"]
         trainer.best, trainer.best_epoch = state["best"], state["best_epoch"]
-        trainer.bad_images = state["bad_images"]
+        trainer.bad_images = BadImages(trainer.bad_images.limit, state["bad_images"])
+        if trainer.recipe.ema is not None:
+            trainer.average = Average(trainer.method, trainer.recipe.ema)
+            trainer.average.load(folder / AVERAGE)
         return trainer
 
     def fit(self) -> Method:
@@ -175,23 +197,29 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         main = self.out is not None and self.accelerator.is_main_process
         log = StepLog(self.out / "metrics.jsonl" if main and self.out else None, self.step if resumed else None)
+        if self.track:
+            self.accelerator.init_trackers("zsbir", config={"method": self.method.spec["name"], "seed": self.seed})
         model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
+        if self.recipe.ema is not None and self.average is None:
+            self.average = Average(self.method, self.recipe.ema)
         try:
             while self.epoch < self.recipe.epochs and not self._out_of_patience():
                 self._one_epoch(model, optimizer, log)
                 self.epoch += 1
                 self._validate(log)
                 self._save("last")
+            if self.average is not None:
+                self.method.load_state_dict(self.average.weights)
         except KeyboardInterrupt:
             self._save("last")
             if self.out is not None and self.accelerator.is_main_process:
                 say(f"stopped; go on with: zsbir train --resume {self.out}")
             raise
         except torch.cuda.OutOfMemoryError as error:
-            raise ZsbirError(
-                f"out of GPU memory at step {self.step}: lower --batch-size (now {self.recipe.batch_size}) and raise "
-                "--accumulate, or use --precision bf16"
-            ) from error
+            raise out_of_memory(self.step, self.recipe.batch_size) from error
+        finally:
+            if self.track:
+                self.accelerator.end_training()
         return self.method.eval()
 
     def _one_epoch(self, model: Any, optimizer: Any, log: StepLog) -> None:
@@ -203,7 +231,7 @@ class Trainer:
             waited = time.monotonic()
             for raw in self.loader.epoch(self.epoch, done):
                 wait = time.monotonic() - waited
-                self._count_bad(raw)
+                self.bad_images.add(raw.skipped)
                 torch.manual_seed(self._step_seed())
                 factor = lr_factor(self.recipe, self.step, self.steps_per_epoch)
                 set_lr(self.optimizer, factor)
@@ -217,10 +245,14 @@ class Trainer:
                         self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
                     optimizer.step()
                     optimizer.zero_grad()
+                if self.average is not None and self.accelerator.sync_gradients:
+                    self.average.update(self.method, self.step)
                 self.step += 1
                 log.write({"step": self.step, "epoch": self.epoch, "lr": factor * self.recipe.lr, **figures,
                            "wait_s": round(wait, 4)})  # fmt: skip
                 bar.step(figures)
+                if self.track:
+                    self.accelerator.log(figures, step=self.step)
                 if self.save_every and self.step % self.save_every == 0:
                     self._save("last")
                 waited = time.monotonic()
@@ -231,18 +263,13 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             values = self.accelerator.reduce(values, reduction="mean")
         figures = dict(zip([*terms, "loss"], values.tolist(), strict=True))
-        broken = [name for name in terms if not math.isfinite(figures[name])]
-        if broken:
-            files = ", ".join(name for names in batch.files.values() for name in names[:4])
-            kept = f"; the last checkpoint in {self.out} is intact" if self.out else ""
-            raise ZsbirError(
-                f"the loss term {broken[0]!r} is {figures[broken[0]]} at step {self.step} of epoch {self.epoch + 1}"
-                f"{kept}. Lower --lr, or look at the batch's files: {files}, ..."
-            )
+        check_finite(figures, terms, batch.files, f"step {self.step} of epoch {self.epoch + 1}", self.out)
         return {**figures, **{name: float(value) for name, value in self.method.logged.items()}}
 
     def _validate(self, log: StepLog) -> None:
         if self.select_on == "none" or self.epoch % self.validate_every:
+            if self.average is not None and self.select_on == "none":
+                self._save("best")
             return
         split = self.dataset.validation if self.select_on == "validation" else self.dataset.test
         if self.accelerator.is_main_process:
@@ -259,10 +286,11 @@ class Trainer:
             self.best, self.best_epoch = shared[0].item(), int(shared[1])
 
     def score(self, split: Any) -> float:
-        """Return mAP@all (protocol ``standard``, the method's matcher) of a split with the weights as they are."""
-        queries, gallery = embed_split(
-            self.method, self.dataset, split, device=self.accelerator.device, workers=self.workers
-        )
+        """Return mAP@all (protocol ``standard``, the method's matcher) of a split, with the averaged weights if any."""
+        with self.average.applied(self.method) if self.average is not None else nullcontext():
+            queries, gallery = embed_split(
+                self.method, self.dataset, split, device=self.accelerator.device, workers=self.workers
+            )
         results = evaluate_embeddings(
             queries.vectors, queries.labels, gallery.vectors, gallery.labels, matcher=self.method.matcher
         )
@@ -283,9 +311,14 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "best_epoch": self.best_epoch,
-            "bad_images": self.bad_images,
+            "bad_images": self.bad_images.messages,
         }
-        save_checkpoint(self.out / name, self.method, self.optimizer, state)
+        if name == "best":
+            # What was validated is what is kept: the average, where there is one.
+            with self.average.applied(self.method) if self.average is not None else nullcontext():
+                self.method.save(self.out / name)
+            return
+        save_checkpoint(self.out / name, self.method, self.optimizer, state, self.average)
 
     def _images_per_step(self) -> int:
         plan = self.loader.steps.plan(self.epoch)
@@ -298,16 +331,5 @@ class Trainer:
 
     def _to_batch(self, raw: RawBatch) -> Batch:
         method = self.method
-        return to_batch(raw, self.dataset.train.classes, method.mean, method.std, self.accelerator.device)
-
-    def _count_bad(self, raw: RawBatch) -> None:
-        for message in raw.skipped:
-            if message not in self.bad_images:
-                self.bad_images.append(message)
-                say(f"skipped: {message}")
-        if len(self.bad_images) > self.max_bad_images:
-            listed = "\n  ".join(self.bad_images)
-            raise ZsbirError(
-                f"{len(self.bad_images)} images cannot be read, more than --max-bad-images {self.max_bad_images}:\n"
-                f"  {listed}"
-            )
+        order = torch.channels_last if self.speed.channels_last else torch.contiguous_format
+        return to_batch(raw, self.dataset.train.classes, method.mean, method.std, self.accelerator.device, order)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from zsbir.types import Batch, Domain, Features
@@ -31,6 +32,9 @@ class Recipe:
         clip: Largest gradient norm; None: not clipped.
         augment: ``"none"``, or ``"affine"`` (flip, scale, rotation, shift, with probability `augment_probability`).
         augment_probability: Share of the samples that are augmented.
+        freeze: Shell patterns of parameter names that do not train, such as ``"*.blocks.[0-5].*"``.
+        layer_decay: Each layer of a timm backbone trains at the rate of the one above times this; None: all the same.
+        ema: Decay of an average of the weights, which is what is validated and kept as ``best``; None: no average.
         sketch_prepare: ``"squash"`` or ``"crop-pad"``: how a sketch becomes a square, see `zsbir.data.images`.
         photo_prepare: Likewise for photos.
     """
@@ -49,11 +53,14 @@ class Recipe:
     clip: float | None = None
     augment: Literal["none", "affine"] = "none"
     augment_probability: float = 0.7
+    freeze: tuple[str, ...] = ()
+    layer_decay: float | None = None
+    ema: float | None = None
     sketch_prepare: Literal["squash", "crop-pad"] = "squash"
     photo_prepare: Literal["squash", "crop-pad"] = "squash"
 
 
-class Method(nn.Module):
+class Method(nn.Module, ModelHubMixin):
     """A published system: embeds both domains, and gives its training losses.
 
     Attributes:
@@ -108,6 +115,22 @@ class Method(nn.Module):
         from zsbir.methods.saving import save
 
         save(self, folder)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        # What ModelHubMixin's push_to_hub and save_pretrained call; the folder is theirs and exists.
+        from zsbir.methods.saving import write_method
+
+        write_method(save_directory, self)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> Method:
+        # What ModelHubMixin.from_pretrained calls, with a local folder or the name of a repository on the hub.
+        from zsbir.methods.saving import load
+
+        if Path(model_id).is_dir():
+            return load(model_id)
+        known = ("cache_dir", "force_download", "local_files_only", "token")
+        return load(snapshot_download(model_id, revision=revision, **{k: options[k] for k in known if k in options}))
 
     def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
         """Return (C, C) weights for drawing the negative class (row: anchor), or None for uniform."""

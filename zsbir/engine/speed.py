@@ -1,0 +1,43 @@
+"""Settings that change how fast a step is, and not what it computes (beyond rounding)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zsbir.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How steps are run. The defaults are what `benchmarks/training.py` found no slower anywhere.
+
+    Attributes:
+        channels_last: Keep convolutional weights and images in NHWC order.
+        compile: ``torch.compile`` the method's forward: slow to start, faster steps, mostly on a GPU.
+        fused: The optimiser in one kernel.
+        tf32: Matrix products of float32 in TF32 on NVIDIA GPUs.
+        checkpointing: Recompute activations instead of keeping them: less memory, slower (timm backbones).
+    """
+
+    channels_last: bool = False
+    compile: bool = False
+    fused: bool = True
+    tf32: bool = True
+    checkpointing: bool = False
+
+    def prepare(self, method: Method) -> None:
+        """Apply the settings to a method, in place; its parameter names stay the same."""
+        if self.channels_last:
+            method.to(memory_format=torch.channels_last)
+        if self.tf32 and torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+        if self.checkpointing:
+            for module in method.modules():
+                switch: Any = getattr(module, "set_grad_checkpointing", None)
+                if switch is not None:
+                    switch(True)
+        if self.compile:
+            method.compile()
