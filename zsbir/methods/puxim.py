@@ -243,7 +243,8 @@ def _encoder(
     bare = name not in BACKBONES and timm.is_model(name.split(".")[0])
     if stem and not bare:
         raise ZsbirError(f"stem=True needs the name of a timm ViT as backbone, not {name!r}: use stem=None")
-    if bare and (stem or (stem is None and name.startswith(("vit_", "deit")))):
+    family = timm.model_entrypoint(name.split(".")[0]).__module__ if bare else ""
+    if bare and (stem or (stem is None and family.endswith(("vision_transformer", "deit")))):
         spec = {**spec, "name": "conv-stem", "model": name}
     more = {"pretrained": True if pretrained else None, "weights": weights, "image_size": image_size}
     return BACKBONES.build(spec, **{key: value for key, value in more.items() if value is not None})

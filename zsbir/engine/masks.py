@@ -1,0 +1,64 @@
+"""From a method and a dataset to stored masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from zsbir.data.base import Dataset
+from zsbir.data.loading import ImageSource
+from zsbir.engine.logging import say
+from zsbir.errors import ZsbirError
+from zsbir.maskers.base import Masker
+from zsbir.maskers.store import MaskStore
+from zsbir.methods.base import Method, Recipe
+from zsbir.types import Split
+
+
+def stored_masks(
+    method: Method,
+    dataset: Dataset,
+    root: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    split: Split | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 64,
+    progress: bool = False,
+) -> MaskStore:
+    """Compute the masks of a dataset's training photos, those that are not stored yet, and return the store.
+
+    Args:
+        method: A method with a masker, such as `puxim`.
+        dataset: Opens the photos.
+        root: Folder of all mask stores; it can be shared by runs and datasets.
+        recipe: Says how photos are prepared; None: the method's.
+        split: Whose photos; None: the training part.
+        device: Where the masker runs.
+        batch_size: Photos at a time.
+        progress: Show a bar.
+
+    Returns:
+        The store, ready for ``Trainer(..., keep=store)``. Photos that cannot be read are left out, with a note.
+
+    Raises:
+        ZsbirError: If the method has no masker, or one whose masks cannot be stored.
+    """
+    masker = getattr(method, "masker", None)
+    grid = getattr(getattr(method, "encoder", None), "grid", None)
+    if not isinstance(masker, Masker) or grid is None:
+        raise ZsbirError(f"the method {type(method).__name__} has no masker, so there are no masks to store")
+    how = (recipe or method.recipe).photo_prepare
+    source = ImageSource(dataset, method.image_size, photo_prepare=how)
+    store = MaskStore(masker, grid, root, {"size": method.image_size, "prepare": how})
+    part = dataset.train if split is None else split
+    files = [str(part.photos.file(i)) for i in range(len(part.photos))]
+    names = [part.classes[label] for label in part.photos.labels.tolist()]
+    computed = store.precompute(
+        files, names, lambda file: source.image(file, "photo"), source.mask,
+        device=device, batch_size=batch_size, progress=progress,
+        skip=lambda file, error: say(f"no mask: {error}"),
+    )  # fmt: skip
+    say(f"masks: {computed} computed, {len(files) - computed} already stored in {store.folder}")
+    return store
