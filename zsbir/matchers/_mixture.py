@@ -142,7 +142,8 @@ def _factor(covariance: Tensor, reg: float, which: int, notes: list[str]) -> Ten
     if ridge:
         notes.append(f"component {which} is degenerate (its rows span fewer dimensions): {ridge:.1e} was added")
     identity = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
-    return torch.linalg.solve_triangular(lower, identity, upper=False).T.to(covariance.dtype)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return inverse.T.to(covariance.dtype)
 
 
 def _component(x: Tensor, share: Tensor, previous: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,6 +27,7 @@ from zsbir.matchers._vectors import fitted, same_width, unit
 from zsbir.matchers.base import Matcher
 from zsbir.matchers.stored import load_matcher, save_matcher
 from zsbir.matchers.sweeps import Grid, published_grid
+from zsbir.registry import spec_of
 from zsbir.types import Embeddings
 
 
@@ -49,7 +50,7 @@ class OneToMany(Matcher):
         max_iter: Most EM iterations.
         tol: EM stops when the mean log density changes by less.
         reg: Added to each variance.
-        precision: ``"float32"`` or ``"float64"`` for the fit. Scores are float32.
+        precision: ``"float32"`` or ``"float64"``, of fit and scores.
         sweep: Name of a published grid of M and K (see `zsbir.matchers.sweeps`). Such a matcher stands for all of
             its `variants`; choosing among them by a score uses the test labels.
 
@@ -93,7 +94,6 @@ class OneToMany(Matcher):
         self.seed = seed
         self.em: dict[str, Any] = {"max_iter": max_iter, "tol": tol, "reg": reg}
         self.precision = precision
-        self.spec = {"name": "one-to-many"}
         self.ratings: dict[int, float] = {}
         self._chosen = ""
         self._codebook: Codebook | None = None
@@ -104,7 +104,7 @@ class OneToMany(Matcher):
         """Return one matcher for each M and K of the sweep, or just this one if there is none."""
         if self.grid is None:
             return [self]
-        spec = {**self.spec, "name": "one-to-many", "sweep": None}
+        spec = {**spec_of(self), "sweep": None}
         settings = [{"subspaces": m, "clusters": k} for m in self.grid.subspaces for k in self.grid.clusters]
         built = [MATCHERS.build(spec, **setting) for setting in settings]
         return [matcher for matcher in built if isinstance(matcher, OneToMany)]
@@ -124,9 +124,7 @@ class OneToMany(Matcher):
         if not len(vectors):
             raise ZsbirError("one-to-many: the gallery is empty")
         clusters, notes = self._count(vectors)
-        self._codebook, more = fit_codebook(
-            vectors.to(getattr(torch, self.precision)), self.subspaces, clusters, self.model, self.seed, **self.em
-        )
+        self._codebook, more = fit_codebook(vectors, self.subspaces, clusters, self.model, self.seed, **self.em)
         for note in notes + more:
             warnings.warn(f"one-to-many: {note}", stacklevel=2)
         self._take(self._codebook, vectors)
@@ -152,7 +150,7 @@ class OneToMany(Matcher):
         return self
 
     def scores(self, queries: Embeddings) -> Tensor:
-        """Return (q, n) float32 negated fused distances, on the gallery's device."""
+        """Return (q, n) negated fused distances, on the gallery's device."""
         codebook = self.codebook
         same_width(queries, codebook.width)
         vectors = fitted(self._vectors, self)
@@ -225,17 +223,18 @@ class OneToMany(Matcher):
 
     def describe(self) -> str:
         """Return one line: M, K and how it was chosen, the model, and that it was fitted on the gallery."""
+        name = getattr(self, "spec", {"name": "one-to-many"})["name"]
         if self.grid is not None:
-            return f"{self.spec['name']}({self.grid.describe()}); transductive: fitted on the gallery"
+            return f"{name}({self.grid.describe()}); transductive: fitted on the gallery"
         count = str(self.codebook.codewords.shape[1]) if self._codebook else str(self.clusters)
         how = self._chosen or ("to be chosen" if self.clusters == "auto" else "given")
         return (
-            f"{self.spec['name']}(M={self.subspaces}, K={count} {how}, model={self.model}, weight={self.weight}, "
+            f"{name}(M={self.subspaces}, K={count} {how}, model={self.model}, weight={self.weight}, "
             f"seed={self.seed}); transductive: fitted on the gallery"
         )
 
     def _prepare(self, embeddings: Embeddings) -> Tensor:
-        vectors = embeddings.vectors.float()
+        vectors = embeddings.vectors.to(getattr(torch, self.precision))
         return unit(vectors) if self.normalise else vectors
 
     def _count(self, vectors: Tensor) -> tuple[int, list[str]]:

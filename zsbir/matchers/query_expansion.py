@@ -1,0 +1,50 @@
+"""α query expansion (Radenović, Tolias and Chum, PAMI 2019): the query moves towards its first answers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zsbir.errors import ZsbirError
+from zsbir.matchers import MATCHERS
+from zsbir.matchers._vectors import fitted, same_width, unit
+from zsbir.matchers.base import Matcher
+from zsbir.types import Embeddings
+
+
+@MATCHERS.register("query-expansion")
+class QueryExpansion(Matcher):
+    """α-QE: cosine to the query plus its first photos, weighted by their similarity to the power α.
+
+    Args:
+        neighbours: How many photos are added to the query.
+        alpha: Power of the similarity; 0: plain average query expansion.
+        rounds: How often the expansion is repeated.
+
+    Raises:
+        ZsbirError: For a value out of range.
+    """
+
+    def __init__(self, neighbours: int = 10, alpha: float = 3.0, rounds: int = 1) -> None:
+        if neighbours < 1 or alpha < 0 or rounds < 1:
+            raise ZsbirError("query-expansion: neighbours and rounds must be at least 1 and alpha at least 0")
+        self.neighbours = neighbours
+        self.alpha = alpha
+        self.rounds = rounds
+        self._gallery: Tensor | None = None
+
+    def fit(self, gallery: Embeddings) -> QueryExpansion:
+        """Take the gallery's vectors in, at length 1."""
+        self._gallery = unit(gallery.vectors.float())
+        return self
+
+    def scores(self, queries: Embeddings) -> Tensor:
+        """Return (q, n) cosine similarities in [−1, 1] to the expanded queries."""
+        gallery = fitted(self._gallery, self)
+        same_width(queries, gallery.shape[1])
+        query = unit(queries.vectors.float().to(gallery.device))
+        for _ in range(self.rounds):
+            best = (query @ gallery.T).topk(min(self.neighbours, len(gallery)), dim=1)
+            weights = best.values.clamp_min(0).pow(self.alpha)
+            query = unit(query + torch.einsum("qk,qkd->qd", weights, gallery[best.indices]))
+        return query @ gallery.T
