@@ -1,0 +1,178 @@
+"""Image files to RGB pixels: one reader for every file, one set of named preparations.
+
+White is the background everywhere: transparency is composited on it, sketches are padded with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from zsbir.errors import ZsbirError
+
+Preparation = Literal["squash", "crop-pad"]
+"""How an image becomes a square: both sides resized (squash), or cropped to its drawing and padded (crop-pad)."""
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+)
+"""Endings of the files that Pillow is asked to decode, in lower case."""
+
+DRAWN_AT_MOST = 300
+"""A pixel of a sketch is drawn where R + G + B is at most this (PuXIM's release)."""
+
+CROP_MARGIN = 10
+"""Pixels kept around the drawn box (PuXIM's release)."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Decode one file as it is meant to be seen.
+
+    EXIF orientation is applied, 16-bit grey is scaled to 8 bits, palettes and CMYK become RGB, transparency is
+    composited on white, and of an animation the first frame is taken. Drawings are rasterised at their default
+    size: ``.svg`` files, and ``name.ndjson#17`` for the 17th drawing (from 0) of a QuickDraw file.
+
+    Args:
+        path: An image file, an ``.svg`` file, or a QuickDraw drawing.
+
+    Returns:
+        An image of mode RGB.
+
+    Raises:
+        ZsbirError: If the file is missing, empty, no image, broken, or larger than Pillow's decompression-bomb
+            limit allows; the message names it.
+    """
+    name = str(path)
+    if name.endswith(".svg") or ".ndjson#" in name:
+        from zsbir.data.strokes import load_drawing
+
+        return load_drawing(name)
+    try:
+        with Image.open(name) as image:
+            turn = _TURNS.get(_orientation(image))
+            rgb = _to_rgb(image)
+    except FileNotFoundError:
+        raise ZsbirError(f"there is no image file {name}") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        # What Pillow's decoders raise on damaged files: there is no common class.
+        why = "the file is empty" if Path(name).is_file() and not Path(name).stat().st_size else str(error)
+        raise ZsbirError(f"cannot decode the image {name}: {why}") from None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def prepare(image: Image.Image, size: int, how: Preparation = "squash") -> npt.NDArray[np.uint8]:
+    """Make a square of an image.
+
+    Args:
+        image: Mode RGB.
+        size: Side of the square, in pixels.
+        how: ``"squash"`` resizes both sides and ignores the ratio. ``"crop-pad"`` is PuXIM's preparation of sketches:
+            crop to the drawn box with a margin of 10 px, resize the longer side keeping the ratio, and pad the
+            shorter one on both sides with the image's maximum value.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        ZsbirError: For an unknown preparation or a size below 1.
+    """
+    if how not in get_args(Preparation):
+        raise ZsbirError(f"there is no preparation {how!r}; known: {', '.join(get_args(Preparation))}")
+    if size < 1:
+        raise ZsbirError(f"an image cannot be prepared at {size} px: the size must be at least 1")
+    if how == "crop-pad":
+        return _crop_pad(image, size)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(image, dtype=np.uint8)
+
+
+def drawn_box(pixels: npt.NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
+    """Return (left, top, right, bottom) of what is drawn on an (H, W, 3) uint8 image, or None where nothing is."""
+    drawn = pixels.sum(axis=2, dtype=np.uint16) <= DRAWN_AT_MOST
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _crop_pad(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    box = drawn_box(np.asarray(image))
+    if box is not None:
+        left, top, right, bottom = box
+        image = image.crop(
+            (
+                max(left - CROP_MARGIN, 0),
+                max(top - CROP_MARGIN, 0),
+                min(right + CROP_MARGIN, image.width),
+                min(bottom + CROP_MARGIN, image.height),
+            )
+        )
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    square = np.full((size, size, 3), pixels.max(), dtype=np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or the block is damaged: the pixels are still good."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error):
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_grey(image)
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        if converted is None:
+            raise ValueError("the LAB colours cannot be converted")
+        return converted
+    if image.has_transparency_data or image.mode in ("PA", "La", "RGBa"):
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Scale grey of 16 or 32 bits, or floating point, to 8 bits: 0 stays black, the format's maximum becomes white."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F":
+        top = 1.0 if values.size and values.max() <= 1 else 255.0
+    elif image.mode == "I" and values.max(initial=0) > 65535:
+        top = float(2**31 - 1)
+    else:
+        top = 65535.0
+    grey = np.clip(values * (255 / top) + 0.5, 0, 255)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(np.nan_to_num(grey, nan=255).astype(np.uint8)).convert("RGB")
