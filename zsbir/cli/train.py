@@ -41,6 +41,7 @@ def train(
     patience: int | None = None,
     save_every: int | None = None,
     max_bad_images: int = 20,
+    masks: Path | None = None,
     resume: Path | None = None,
     from_: Annotated[Path | None, arg(name="from")] = None,
 ) -> None:
@@ -74,6 +75,7 @@ def train(
         patience: Stop after so many validations without a better one.
         save_every: Steps between checkpoints within an epoch.
         max_bad_images: Unreadable images to skip before giving up.
+        masks: A folder to keep each photo's mask in (puxim): the masker then runs once per photo, for all runs.
         resume: Go on with a stopped run.
         from_: Repeat a run with its exact settings, into a new folder.
     """
@@ -95,6 +97,10 @@ def train(
             method, dataset, (root, unseen, validation, split), backbone, pretrained, weights, (set, set_data, recipe),
             {k: v for k, v in values.items() if v is not None}, out, settings,
         )  # fmt: skip
+    if masks is not None:
+        from zsbir.engine.masks import use_stored_masks
+
+        use_stored_masks(trainer, masks)
     trainer.fit()
     if trainer.accelerator.is_main_process:
         print(f"done: {trainer.out}\nnext: zsbir evaluate {trainer.out}")

@@ -9,11 +9,27 @@ import torch
 from zsbir.data.base import Dataset
 from zsbir.data.loading import ImageSource
 from zsbir.engine.logging import say
+from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 from zsbir.maskers.base import Masker
 from zsbir.maskers.store import MaskStore
 from zsbir.methods.base import Method, Recipe
 from zsbir.types import Split
+
+
+def use_stored_masks(trainer: Trainer, root: str | Path) -> MaskStore:
+    """Make a trainer read its masks from the store under `root`, computing first those that are missing.
+
+    Call it before `Trainer.fit`. Raises ZsbirError as `stored_masks`, and if photos are warped in training.
+    """
+    if trainer.recipe.augment != "none":
+        raise ZsbirError("stored masks do not follow a warped photo: use augment=none with them")
+    store = stored_masks(
+        trainer.method, trainer.dataset, root, recipe=trainer.recipe, device=trainer.accelerator.device,
+        progress=trainer.progress,
+    )  # fmt: skip
+    trainer.loader.steps.keep = store
+    return store
 
 
 def stored_masks(
@@ -49,6 +65,9 @@ def stored_masks(
     grid = getattr(getattr(method, "encoder", None), "grid", None)
     if not isinstance(masker, Masker) or grid is None:
         raise ZsbirError(f"the method {type(method).__name__} has no masker, so there are no masks to store")
+    remember = getattr(method, "remember_weights", None)
+    if remember is not None:  # a method out of a checkpoint does not hold its masker's weights
+        remember()
     how = (recipe or method.recipe).photo_prepare
     source = ImageSource(dataset, method.image_size, photo_prepare=how)
     store = MaskStore(masker, grid, root, {"size": method.image_size, "prepare": how})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,42 @@ from zsbir.registry import spec_of
 
 Read = Callable[[str], npt.NDArray[np.uint8]]
 ReadObject = Callable[[str], npt.NDArray[np.bool_] | None]
+Skip = Callable[[str, ZsbirError], None]
 DIGEST = 16  # bytes of a content key
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a masker sees of one photo."""
+
+    pixels: npt.NDArray[np.uint8]
+    name: str
+    object: npt.NDArray[np.bool_] | None
+
+    def digest(self) -> bytes:
+        hashed = hashlib.blake2b(np.ascontiguousarray(self.pixels).tobytes(), digest_size=DIGEST)
+        hashed.update(f"{self.pixels.shape} {self.name}".encode())
+        if self.object is not None:
+            hashed.update(np.packbits(self.object).tobytes())
+        return hashed.digest()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads photos; hands those that cannot be read to `skip`, or raises where there is none."""
+
+    read: Read
+    read_object: ReadObject | None
+    skip: Skip | None
+
+    def __call__(self, file: str, name: str) -> _Seen | None:
+        try:
+            return _Seen(self.read(file), name, None if self.read_object is None else self.read_object(file))
+        except ZsbirError as error:
+            if self.skip is None:
+                raise
+            self.skip(file, error)
+            return None
 
 
 class MaskStore:
@@ -92,7 +128,7 @@ class MaskStore:
         *,
         device: torch.device | str = "cpu",
         batch_size: int = 64,
-        skip: Callable[[str, ZsbirError], None] | None = None,
+        skip: Skip | None = None,
         progress: bool = False,
     ) -> int:
         """Compute and store the masks that are missing, and make all of `files` known to look-ups.
@@ -111,10 +147,11 @@ class MaskStore:
             How many masks were computed; 0 when all were there. Processes that share a folder take turns.
         """
         with _locked(self.folder / "lock"):
-            self._open()
-            computed = self._fill(
-                files, class_names, read, read_object, torch.device(device), batch_size, skip, progress
-            )
+            self._open(repair=True)
+            reading = _Reading(read, read_object if self.masker.needs_objects else None, skip)
+            items = list(zip(map(str, files), class_names, strict=True))
+            bar = tqdm(items, desc="masks", unit="img", disable=not progress, leave=False)
+            computed = self._fill(bar, reading, torch.device(device), batch_size)
             self._open()
         for file, name in zip(files, class_names, strict=True):
             known = self._files.get(str(file))
@@ -122,38 +159,21 @@ class MaskStore:
                 self._by_file[str(file)] = self._rows[bytes.fromhex(known[3])]
         return computed
 
-    def _fill(
-        self,
-        files: Sequence[str],
-        class_names: Sequence[str],
-        read: Read,
-        read_object: ReadObject | None,
-        device: torch.device,
-        batch_size: int,
-        skip: Callable[[str, ZsbirError], None] | None,
-        progress: bool,
-    ) -> int:
-        waiting: dict[bytes, tuple[npt.NDArray[np.uint8], str, npt.NDArray[np.bool_] | None]] = {}
+    def _fill(self, items: Iterable[tuple[str, str]], reading: _Reading, device: torch.device, batch_size: int) -> int:
+        waiting: dict[bytes, _Seen] = {}
         computed = 0
-        for file, name in tqdm(
-            list(zip(files, class_names, strict=True)), desc="masks", unit="img", disable=not progress, leave=False
-        ):
+        for file, name in items:
             size, changed = _stamp(file)
-            known = self._files.get(str(file))
+            known = self._files.get(file)
             if known is not None and changed and known[:3] == (size, changed, name):
                 continue
-            try:
-                pixels = read(file)
-                mask = read_object(file) if read_object is not None and self.masker.needs_objects else None
-            except ZsbirError as error:
-                if skip is None:
-                    raise
-                skip(file, error)
+            seen = reading(file, name)
+            if seen is None:
                 continue
-            digest = _digest(pixels, name, mask)
-            self._files[str(file)] = (size, changed, name, digest.hex())
+            digest = seen.digest()
+            self._files[file] = (size, changed, name, digest.hex())
             if digest not in self._rows:
-                waiting[digest] = (pixels, name, mask)
+                waiting[digest] = seen
             if len(waiting) == batch_size:
                 computed += self._compute(waiting, device)
         if waiting:
@@ -161,20 +181,16 @@ class MaskStore:
         _write(self.folder / "files.json", json.dumps(self._files))
         return computed
 
-    def _compute(
-        self,
-        waiting: dict[bytes, tuple[npt.NDArray[np.uint8], str, npt.NDArray[np.bool_] | None]],
-        device: torch.device,
-    ) -> int:
-        pixels = torch.from_numpy(np.stack([item[0] for item in waiting.values()]))
+    def _compute(self, waiting: dict[bytes, _Seen], device: torch.device) -> int:
+        pixels = torch.from_numpy(np.stack([item.pixels for item in waiting.values()]))
         images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-        known = [item[2] for item in waiting.values() if item[2] is not None]
+        known = [item.object for item in waiting.values() if item.object is not None]
         objects = torch.from_numpy(np.stack(known)).to(device) if len(known) == len(waiting) else None
-        names = [item[1] for item in waiting.values()]
+        names = [item.name for item in waiting.values()]
         with torch.no_grad():
             keep: Tensor = self.masker(images, names, self.grid, None, objects)
         packed = np.packbits(keep.cpu().numpy(), axis=1)
-        # The masks first: a crash in between leaves masks without keys, which the next opening cuts off.
+        # The masks first: a crash in between leaves masks without keys, which the next pass cuts off.
         _append(self.folder / "masks.bin", packed.tobytes())
         _append(self.folder / "keys.bin", b"".join(waiting))
         for digest in waiting:
@@ -183,13 +199,15 @@ class MaskStore:
         waiting.clear()
         return count
 
-    def _open(self) -> None:
+    def _open(self, repair: bool = False) -> None:
+        """Read what is there; `repair` cuts off what a crash left half written, which needs the lock."""
         masks, keys, files = (self.folder / name for name in ("masks.bin", "keys.bin", "files.json"))
         if not keys.exists():
             return
         count = min(keys.stat().st_size // DIGEST, masks.stat().st_size // self.row_bytes)
-        os.truncate(keys, count * DIGEST)
-        os.truncate(masks, count * self.row_bytes)
+        if repair:
+            os.truncate(keys, count * DIGEST)
+            os.truncate(masks, count * self.row_bytes)
         raw = keys.read_bytes()
         self._rows = {raw[i * DIGEST : (i + 1) * DIGEST]: i for i in range(count)}
         self._masks = np.memmap(masks, dtype=np.uint8, mode="r", shape=(count, self.row_bytes)) if count else None
@@ -199,18 +217,10 @@ class MaskStore:
             self._files = {k: v for k, v in known.items() if bytes.fromhex(v[3]) in self._rows}
 
 
-def _digest(pixels: npt.NDArray[np.uint8], name: str, mask: npt.NDArray[np.bool_] | None) -> bytes:
-    hashed = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=DIGEST)
-    hashed.update(f"{pixels.shape} {name}".encode())
-    if mask is not None:
-        hashed.update(np.packbits(mask).tobytes())
-    return hashed.digest()
-
-
 def _stamp(file: str) -> tuple[int, int]:
     """Return size and time of a plain file; (0, 0) for a photo that is no file of its own."""
     try:
-        found = os.stat(file)
+        found = Path(file).stat()
     except OSError:
         return 0, 0
     return found.st_size, found.st_mtime_ns

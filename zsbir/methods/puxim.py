@@ -198,7 +198,7 @@ class PuXIM(Method):
         assert batch.negative is not None
         assert batch.negative_label is not None
         assert self.encoder.grid is not None
-        self._remember_weights()
+        self.remember_weights()
         photos = torch.cat([batch.photo, batch.negative])
         mean, std = (torch.tensor(s, device=photos.device).view(3, 1, 1) for s in (self.mean, self.std))
         names = batch.names(batch.photo_label) + batch.names(batch.negative_label)
@@ -210,13 +210,14 @@ class PuXIM(Method):
         keep: Tensor = self.masker(photos * std + mean, names, self.encoder.grid, of_photos, objects)
         return keep
 
-    def _remember_weights(self) -> None:
+    def remember_weights(self) -> None:
         """Give the masker the weights of its spec: a checkpoint is rebuilt without any, for embedding needs none."""
         masker: Any = self.masker
         spec = getattr(self, "spec", {})
         if getattr(masker, "weights", "") is None and spec:
             given = masker_spec(spec["masker"], spec["clip_weights"], spec["pretrained"])
             masker.weights = given.get("weights")
+            masker.spec = {**masker.spec, "weights": masker.weights}
 
     def _token_width(self) -> int:
         was_training = self.encoder.training
