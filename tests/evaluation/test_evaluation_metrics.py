@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from zsbir.evaluation import PROTOCOLS, evaluate_scores, metrics
+from zsbir.evaluation.measure import METRICS, Request, as_protocols, averages, measure
 from zsbir.evaluation.ranking import rank_relevant
-from zsbir.evaluation.scoring import METRICS, averages, measure
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 ALL = PROTOCOLS.names()
@@ -190,10 +190,11 @@ def test_chunks_and_shards_give_the_same_bits(shards, monkeypatch):
     generator = np.random.default_rng(1)
     scores = torch.from_numpy(generator.normal(size=(101, 60)).astype(np.float32))
     left, right = generator.integers(0, 7, 101), generator.integers(0, 6, 60)
-    monkeypatch.setattr("zsbir.evaluation.scoring.MAX_ROWS", 8)
+    monkeypatch.setattr("zsbir.evaluation.measure.MAX_ROWS", 8)
 
     def run(shard=(0, 1)):
-        return measure(lambda i: scores[torch.from_numpy(i)], left, right, ALL, (3, 10), wanted=METRICS, shard=shard)
+        request = Request(as_protocols(ALL), (3, 10), METRICS)
+        return measure(lambda i: scores[torch.from_numpy(i)], left, right, request, shard=shard)
 
     whole = run()
     parts = [run((i, shards)) for i in range(shards)]
@@ -202,6 +203,6 @@ def test_chunks_and_shards_give_the_same_bits(shards, monkeypatch):
         for metric, values in whole.values[name].items():
             joined = np.concatenate([p.values[name][metric] for p in parts if len(p.query)])[order]
             assert np.array_equal(joined, values)
-    monkeypatch.setattr("zsbir.evaluation.scoring.MAX_ROWS", 512)
+    monkeypatch.setattr("zsbir.evaluation.measure.MAX_ROWS", 512)
     for name, values in averages(run(), ALL).items():
         assert values == pytest.approx(averages(whole, ALL)[name], abs=1e-12)

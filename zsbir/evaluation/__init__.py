@@ -29,7 +29,7 @@ _WHERE = {
     "save_embeddings": "embeddings",
 }
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

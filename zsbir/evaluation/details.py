@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zsbir.evaluation.scoring import ScoreChunk, chunk_rows
+from zsbir.evaluation.measure import ScoreChunk, chunk_rows
 from zsbir.types import Embeddings, Labels
 
 CONFUSION_TOP = 10

@@ -171,9 +171,7 @@ def _load_npy(path: Path) -> npt.NDArray[Any]:
         raise ZsbirError(f"{path} cannot be read as a plain array (pickled objects are refused): {error}") from None
 
 
-def _foreign(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], keys: Mapping[str, str], domain: Domain
-) -> Embeddings:
+def _foreign(path: Path, arrays: Mapping[str, npt.NDArray[Any]], keys: Mapping[str, str], domain: Domain) -> Embeddings:
     for need in ("vectors", "labels"):
         if keys[need] not in arrays:
             raise ZsbirError(f"{path} has no array {keys[need]!r}; it has {', '.join(arrays) or 'none'}")

@@ -10,10 +10,12 @@ import torch
 
 from zsbir.evaluation import metrics as functions
 from zsbir.evaluation.details import best_median_worst, confusion_and_histogram, top_photos
+from zsbir.evaluation.distributed import gather, shard
 from zsbir.evaluation.inputs import check_embeddings
+from zsbir.evaluation.measure import METRICS, PerQuery, Request, as_protocols, averages, measure
 from zsbir.evaluation.protocols import Protocol
 from zsbir.evaluation.result import Report
-from zsbir.evaluation.scoring import METRICS, PerQuery, as_protocols, averages, fitted_scores, measure
+from zsbir.evaluation.scoring import fitted_scores
 from zsbir.evaluation.statistics import bootstrap
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
@@ -86,17 +88,16 @@ class Evaluator:
         chunk = fitted_scores(self.matcher, left, right)
         device = chunk(np.zeros(1, dtype=np.int64)).device
         with torch.inference_mode():
-            found = measure(
+            part = measure(
                 chunk,
                 left.labels,
                 right.labels,
-                self.protocols,
-                self.ks,
+                Request(self.protocols, self.ks, self.metrics, functions.ideal_levels()),
                 device,
                 right.vectors.dtype.itemsize,
-                self.metrics,
-                functions.ideal_levels(),
+                shard(),
             )
+            found = gather(part)
             confusion, histogram = confusion_and_histogram(chunk, left.labels, right.labels, len(classes), self.seed)
             shown = top_photos(chunk, left, right, self._chosen(found), self.top)
         transductive = ["transductive: the matcher is fitted on the gallery"] if self.matcher.transductive else []

@@ -11,13 +11,15 @@ from zsbir.errors import ZsbirError
 from zsbir.evaluation.details import best_median_worst, top_photos
 from zsbir.evaluation.evaluator import Evaluator, describe_matcher, intervals
 from zsbir.evaluation.inputs import check_embeddings
+from zsbir.evaluation.measure import PerQuery, Request, averages, measure
 from zsbir.evaluation.protocols import Protocol
 from zsbir.evaluation.result import Report
-from zsbir.evaluation.scoring import PerQuery, averages, fitted_scores, measure, take
+from zsbir.evaluation.scoring import fitted_scores, take
 from zsbir.evaluation.settings import photo_id
 from zsbir.types import Embeddings, Labels
 
 KS = (1, 5, 10)
+_WANTED = ("acc@k", "MRR")
 ACROSS = Protocol(
     "across categories", "exact", "expectation", None, None, "query", "instance level: all photos are searched; acc@k"
 )
@@ -58,9 +60,8 @@ def fine_grained(
     ids = _instances(left, right)
     chunk = fitted_scores(evaluator.matcher, left, right)
     device = chunk(np.zeros(1, dtype=np.int64)).device
-    wanted = ("acc@k", "MRR")
     try:
-        across = measure(chunk, *ids, ACROSS, ks, device, right.vectors.dtype.itemsize, wanted)
+        across = measure(chunk, *ids, Request([ACROSS], ks, _WANTED), device, right.vectors.dtype.itemsize)
     except ZsbirError:
         raise ZsbirError(
             f"no sketch has its photo in the gallery: by its name {left.paths[0]!r} was drawn from "
@@ -69,7 +70,7 @@ def fine_grained(
     ap = across.values[ACROSS.name]["MRR"]  # with one relevant photo, AP is 1 / rank
     chosen = best_median_worst(ap, across.query, evaluator.examples) if evaluator.examples else []
     shown = top_photos(chunk, left, right, chosen, evaluator.top)
-    within = _within(evaluator, left, right, ids, ks, wanted)
+    within = _within(evaluator, left, right, ids, ks)
     found = PerQuery(
         {**across.values, **within.values},
         across.query,
@@ -126,7 +127,6 @@ def _within(
     gallery: Embeddings,
     ids: tuple[Labels, Labels],
     ks: Sequence[int],
-    wanted: Sequence[str],
 ) -> PerQuery:
     """Evaluate each category alone and join the queries."""
     parts: list[PerQuery] = []
@@ -136,7 +136,7 @@ def _within(
             continue
         chunk = fitted_scores(evaluator.matcher, take(queries, mine), take(gallery, photos))
         device = chunk(np.zeros(1, dtype=np.int64)).device
-        part = measure(chunk, ids[0][mine], ids[1][photos], WITHIN, ks, device, 4, wanted)
+        part = measure(chunk, ids[0][mine], ids[1][photos], Request([WITHIN], ks, _WANTED), device)
         parts.append(PerQuery(part.values, mine[part.query], part.labels, part.excluded))
     query = np.concatenate([part.query for part in parts])
     order = np.argsort(query)

@@ -73,7 +73,9 @@ def check_vectors(queries: Tensor, gallery: Tensor) -> None:
         )
 
 
-def common_labels(queries: Array | Sequence[Any], gallery: Array | Sequence[Any], shape: tuple[int, int]) -> tuple[Labels, Labels]:
+def common_labels(
+    queries: Array | Sequence[Any], gallery: Array | Sequence[Any], shape: tuple[int, int]
+) -> tuple[Labels, Labels]:
     """Return both label lists as positions in one common list of classes.
 
     Args:
@@ -93,12 +95,12 @@ def common_labels(queries: Array | Sequence[Any], gallery: Array | Sequence[Any]
             raise ZsbirError(f"the labels of the {what} must be whole numbers or names, not {array.dtype}")
         unknown = int((array < 0).sum()) if array.dtype.kind == "i" else 0
         if unknown:
-            raise ZsbirError(
-                f"{unknown} of {count} {what} have an unknown label (-1): label them, or leave them out"
-            )
+            raise ZsbirError(f"{unknown} of {count} {what} have an unknown label (-1): label them, or leave them out")
         arrays.append(array)
     if (arrays[0].dtype.kind in "iu") != (arrays[1].dtype.kind in "iu"):
-        raise ZsbirError("the labels of queries and gallery must be of one kind: numbers on both sides or names on both")
+        raise ZsbirError(
+            "the labels of queries and gallery must be of one kind: numbers on both sides or names on both"
+        )
     _, inverse = np.unique(np.concatenate(arrays), return_inverse=True)
     return inverse[: shape[0]].astype(np.int64), inverse[shape[0] :].astype(np.int64)
 
@@ -127,9 +129,7 @@ def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
         if side.classes and side.classes != classes:
             place = np.array([*(classes.index(name) for name in side.classes), -1], dtype=np.int64)
             labels = place[labels]
-        sides.append(
-            Embeddings(vectors, labels, classes, side.paths, side.domain, side.tokens, side.meta)
-        )
+        sides.append(Embeddings(vectors, labels, classes, side.paths, side.domain, side.tokens, side.meta))
     common_labels(sides[0].labels, sides[1].labels, (len(left), len(right)))  # lengths and unknown labels
     if not classes:
         top = int(max(sides[0].labels.max(), sides[1].labels.max()))

@@ -150,7 +150,9 @@ def _precisions(ranks: Ranks, k: int, rule: TieRule) -> Tensor:
     return gain
 
 
-def _expected_gain(before: Tensor, size: Tensor, hits_before: Tensor, hits: Tensor, cut: Tensor, span: Tensor) -> Tensor:
+def _expected_gain(
+    before: Tensor, size: Tensor, hits_before: Tensor, hits: Tensor, cut: Tensor, span: Tensor
+) -> Tensor:
     """Return the expected precision that one tied relevant photo adds, over all orders of its tie.
 
     At place j of a tie of n photos, r of them relevant, stands a given one with chance 1 / n, and (j - 1)(r - 1) /

@@ -77,6 +77,4 @@ def load_per_query(where: str | Path) -> SavedQueries:
             protocol, metric = key.split("/", 1)
             values.setdefault(protocol, {})[metric] = array
     paths = tuple(about["paths"]) or tuple(str(i) for i in arrays["query"].tolist())
-    return SavedQueries(
-        values, arrays["labels"], tuple(about["classes"]), paths, about["averages"], about["setting"]
-    )
+    return SavedQueries(values, arrays["labels"], tuple(about["classes"]), paths, about["averages"], about["setting"])

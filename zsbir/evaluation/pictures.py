@@ -49,9 +49,7 @@ def top_k_picture(
         top = gap + number * (side + caption + gap)
         draw.text((gap, top), _caption(row), fill=_TEXT)
         cells = [(open_sketch(row.path), QUERY)]
-        cells += [
-            (photos(path), RIGHT if right else WRONG) for path, right in zip(row.paths, row.correct, strict=True)
-        ]
+        cells += [(photos(path), RIGHT if right else WRONG) for path, right in zip(row.paths, row.correct, strict=True)]
         for column, (image, colour) in enumerate(cells):
             left = gap + column * (side + gap) + (2 * gap if column else 0)
             picture.paste(_framed(image, colour, cell, frame), (left, top + caption))

@@ -67,7 +67,8 @@ def html_page(
     body.append(_shown(report, open_sketch, open_photo))
     body.append('<h2>Plots</h2><div class="plots">' + "".join(_plots(report)) + "</div>")
     body.append("<h2>Classes</h2>" + _html_table(*_class_rows(report)))
-    body.append("<h2>Definitions</h2><ul>" + "".join(f"<li>{escape(d[2:])}</li>" for d in _definitions(report)) + "</ul>")
+    definitions = "".join(f"<li>{escape(line[2:])}</li>" for line in _definitions(report))
+    body.append(f"<h2>Definitions</h2><ul>{definitions}</ul>")
     body.append("<footer>Written by zsbir.</footer>")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>zsbir evaluation</title>'
@@ -136,8 +137,8 @@ def _shown(
     head = "<h2>First photos of the best, median and worst queries</h2>"
     if open_sketch is None:
         rows = [
-            [row.label, row.note, "" if row.ap is None else f"{row.ap:.3f}", f"{sum(row.correct)} of {len(row.correct)}"]
-            for row in report.top
+            [t.label, t.note, "" if t.ap is None else f"{t.ap:.3f}", f"{sum(t.correct)} of {len(t.correct)}"]
+            for t in report.top
         ]
         return head + _html_table(["sketch of", "", "AP", "right among the first"], rows)
     picture = top_k_picture(report.top, open_sketch, open_photo)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zsbir.evaluation.details import TopPhotos
+from zsbir.evaluation.measure import PerQuery
 from zsbir.evaluation.protocols import Protocol
-from zsbir.evaluation.scoring import PerQuery
 
 if TYPE_CHECKING:
     from PIL import Image

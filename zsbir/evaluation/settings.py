@@ -34,7 +34,8 @@ def few_queries(evaluator: Evaluator, queries: Embeddings, gallery: Embeddings, 
         f"few queries: every {FEW_SKETCHES}th sketch and every {FEW_PHOTOS}th photo only, as released with ZSE-SBIR; "
         "not comparable with results on the whole test set"
     )
-    return evaluator.evaluate(every(queries, FEW_SKETCHES), every(gallery, FEW_PHOTOS), (*notes, warning), "few-queries")
+    fewer = every(queries, FEW_SKETCHES), every(gallery, FEW_PHOTOS)
+    return evaluator.evaluate(*fewer, (*notes, warning), "few-queries")
 
 
 def every(embeddings: Embeddings, step: int) -> Embeddings:

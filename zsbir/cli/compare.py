@@ -1,0 +1,59 @@
+"""Compare two evaluated runs on the same queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+
+def compare(
+    run_a: Annotated[Path, Positional],
+    run_b: Annotated[Path, Positional],
+    protocol: str = "standard",
+    metric: str = "mAP@all",
+    permutations: int = 10_000,
+    resamples: int = 1000,
+    seed: int = 0,
+    classes: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Say whether the second run is better than the first: difference, interval, p, and the classes that changed most.
+
+    Both must have been evaluated with `zsbir evaluate` on the same sketches; the test is the paired randomisation test
+    over queries.
+
+    Args:
+        run_a: An evaluated run, or its evaluation folder.
+        run_b: Another.
+        protocol: One that both were evaluated under.
+        metric: One that both have, such as mAP@all, mAP@200 or P@100.
+        permutations: Draws of the test.
+        resamples: Draws of the 95 % intervals.
+        seed: Of both.
+        classes: How many winners and losers to print, each.
+        out: A JSON file for the result.
+    """
+    from zsbir.evaluation.comparison import compare_saved
+    from zsbir.evaluation.per_query import load_per_query
+    from zsbir.files import write_json
+
+    found = compare_saved(load_per_query(run_a), load_per_query(run_b), protocol, metric, permutations, resamples, seed)
+    c = found.comparison
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"{metric} ({protocol}) on {found.queries} queries of {len(found.classes)} classes")
+    print(f"  {run_a}: {c.first:.4f}")
+    print(f"  {run_b}: {c.second:.4f}")
+    print(f"  difference {c.difference:+.4f}, p = {c.p:.4g} (paired randomisation test, two-sided)")
+    print(f"  95 % interval over queries {c.interval[0]:+.4f} to {c.interval[1]:+.4f}")
+    print(f"  95 % interval over classes {c.class_interval[0]:+.4f} to {c.class_interval[1]:+.4f}")
+    gains = sorted(found.classes.items(), key=lambda item: -item[1])
+    for title, some in (
+        ("gained most", [g for g in gains[:classes] if g[1] > 0]),
+        ("lost most", [g for g in gains[::-1][:classes] if g[1] < 0]),
+    ):
+        print(f"  {title}: " + (", ".join(f"{name} {value:+.3f}" for name, value in some) or "none"))
+    if out is not None:
+        write_json(out, {"protocol": protocol, "metric": metric, **found.to_dict()})

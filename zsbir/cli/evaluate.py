@@ -1,0 +1,143 @@
+"""Evaluate runs or embeddings under published protocols."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction
+
+from zsbir.errors import ZsbirError
+
+if TYPE_CHECKING:
+    from zsbir.cli._evaluation import Subject
+    from zsbir.evaluation.result import Report
+
+Setting = Literal["zero-shot", "generalised", "fine-grained", "binary", "few-queries"]
+
+
+def evaluate(
+    run: Annotated[tuple[Path, ...], Positional],
+    protocol: UseAppendAction[tuple[str, ...]] = (),
+    matcher: str | None = None,
+    set: tuple[str, ...] = (),
+    setting: Setting = "zero-shot",
+    ks: tuple[int, ...] = (100, 200),
+    bits: int = 64,
+    part: Literal["test", "validation"] = "test",
+    seeds: bool = False,
+    out: Path | None = None,
+    html: bool = True,
+    resamples: int = 1000,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: int = 64,
+    workers: int = 2,
+    seed: int = 0,
+) -> None:
+    """Evaluate runs or saved embeddings; writes report.json, report.md and report.html, and prints the results.
+
+    Args:
+        run: Run folders of `zsbir train`, or folders of embeddings from `zsbir embed` or elsewhere.
+        protocol: A protocol's name, see `zsbir protocols list`; may be given several times. Default: standard.
+        matcher: A matcher's name, see `zsbir list`; default: the method's own, cosine for embeddings.
+        set: Arguments of the matcher: key=value ...
+        setting: generalised = the gallery has the seen photos too; fine-grained = find the very photo (Sketchy's file
+            names); binary = ITQ codes; few-queries = every 20th sketch and 10th photo (not comparable).
+        ks: Cut-offs.
+        bits: Length of the codes of the binary setting.
+        part: test = the unseen classes.
+        seeds: Sum up several runs as mean and standard deviation.
+        out: Where the report goes; default: RUN/evaluation.
+        html: Write report.html (needs matplotlib).
+        resamples: Draws of the bootstrap intervals; 0 for none.
+        device: Where to run.
+        batch_size: Images a step.
+        workers: Processes that decode images.
+        seed: Of the bootstrap and of ITQ.
+    """
+    from zsbir.cli._evaluation import find_subject
+    from zsbir.cli._options import assignments
+    from zsbir.evaluation.distributed import is_first, joined_processes
+
+    if not run:
+        raise ZsbirError("name at least one run folder or folder of embeddings")
+    if seeds and len(run) < 2:
+        raise ZsbirError("--seeds sums up several runs: name at least two")
+    if set and matcher is None:
+        raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
+    spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}
+    reports: dict[str, Report] = {}
+    with joined_processes():
+        for path in run:
+            subject = find_subject(path, part, spec, device, batch_size, workers, is_first())
+            evaluator = _evaluator(protocol, subject.matcher if spec is None else spec, ks, resamples, seed)
+            report = _evaluate(evaluator, subject, setting, bits, seed)
+            reports[str(path)] = report
+            if is_first():
+                folder = _target(subject.folder, out, setting, bits, path if len(run) > 1 else None)
+                report.save(folder, html, *(subject.openers or ()))
+                _show(str(path), report, folder)
+    if seeds and is_first():
+        _summary(reports, out)
+
+
+def _evaluator(protocol: tuple[str, ...], matcher: Any, ks: tuple[int, ...], resamples: int, seed: int) -> Any:
+    from zsbir.evaluation.evaluator import Evaluator
+
+    return Evaluator(list(protocol) or "standard", matcher, None, ks, resamples, seed=seed)
+
+
+def _evaluate(evaluator: Any, subject: Subject, setting: Setting, bits: int, seed: int) -> Report:
+    from zsbir.evaluation import settings
+    from zsbir.evaluation.fine_grained import fine_grained
+
+    sides = (subject.queries, subject.gallery)
+    found: Report
+    if setting == "generalised":
+        if subject.seen is None:
+            raise ZsbirError("the generalised setting needs the seen photos: evaluate a run, not embeddings")
+        found = settings.generalised(evaluator, sides, subject.seen(), subject.notes)
+    elif setting == "fine-grained":
+        found = fine_grained(evaluator, *sides, subject.notes)
+    elif setting == "binary":
+        found = settings.binary(evaluator, *sides, bits, None, subject.notes, seed)
+    elif setting == "few-queries":
+        found = settings.few_queries(evaluator, *sides, subject.notes)
+    else:
+        found = evaluator.evaluate(*sides, subject.notes)
+    return found
+
+
+def _target(folder: Path, out: Path | None, setting: str, bits: int, path: Path | None) -> Path:
+    if out is not None:
+        return out if path is None else out / "-".join(path.parts[-2:]).strip("/.-")
+    name = f"binary-{bits}" if setting == "binary" else setting
+    return folder / "evaluation" if setting == "zero-shot" else folder / "evaluation" / name
+
+
+def _show(name: str, report: Report, folder: Path) -> None:
+    from zsbir.evaluation.result import table
+
+    c = report.counts
+    print(
+        f"\n{name}: {report.setting}, {c['evaluated']} sketches against {c['gallery']} photos, {c['classes']} classes"
+    )
+    print(f"matcher {report.matcher}")
+    for note in report.notes:
+        print(f"note: {note}")
+    print("\n" + report.table())
+    for group, results in report.groups.items():
+        print(f"\n{group}\n{table(results)}")
+    for protocol in report.protocols:
+        print(f"{protocol.name}: {protocol.describe()}")
+    print(f"\nreport: {folder}")
+
+
+def _summary(reports: dict[str, Report], out: Path | None) -> None:
+    from zsbir.evaluation.summary import summarise, summary_table
+    from zsbir.files import write_json
+
+    found = summarise([report.results for report in reports.values()])
+    print(f"\nmean ± standard deviation over {len(reports)} runs\n\n{summary_table(found)}")
+    if out is not None:
+        write_json(out / "summary.json", {"runs": list(reports), "results": found})
