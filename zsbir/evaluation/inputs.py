@@ -69,7 +69,8 @@ def check_vectors(queries: Tensor, gallery: Tensor) -> None:
         raise ZsbirError("there are no queries: nothing to evaluate")
     if queries.shape[1] != gallery.shape[1]:
         raise ZsbirError(
-            f"queries are {queries.shape[1]} wide but the gallery is {gallery.shape[1]}: they come from different models"
+            f"queries are {queries.shape[1]} wide but the gallery is {gallery.shape[1]}: "
+            "they come from different models"
         )
 
 

@@ -28,11 +28,9 @@ def average_precision(
         over: Denominator, likewise.
     """
     cut = ranks.gallery if k is None else min(k, ranks.gallery)
+    gain = _precisions(ranks, cut, ties)
     if ap == "voc":
-        gain = _suffix_max(_precisions(ranks, cut, "mean-position"))
-        # Beyond the last photo of the list the suffix maximum is 0 already.
-    else:
-        gain = _precisions(ranks, cut, ties)
+        gain = _suffix_max(gain)
     total = gain.sum(dim=1)
     if k is None:
         return total / ranks.relevant

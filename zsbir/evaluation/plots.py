@@ -58,7 +58,7 @@ def class_bars(report: Report) -> Figure:
 
 def confusion(report: Report) -> Figure:
     """Which classes the first photos of each class are of."""
-    rows = [i for i in range(len(report.classes)) if report.confusion[i].any()]
+    rows = np.flatnonzero(report.confusion.any(axis=1))
     columns = np.flatnonzero(report.confusion.any(axis=0))
     side = 2.5 + 0.17 * max(len(rows), len(columns))
     figure = new_figure(side + 1, side)
