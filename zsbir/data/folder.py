@@ -34,7 +34,8 @@ class FolderDataset(Dataset):
         validation: How many seen classes to hold out for model selection: a number, or a share below 1.
         seed: Seed of both choices.
         split: A split file of ``zsbir datasets split``: it gives classes and files, so `unseen`, `validation` and
-            `seed` must be left out.
+            `seed` and `hold_out` must be left out.
+        hold_out: Share of each training class's images to keep out of training (`seen_test`).
         stroke_size: Side in pixels at which SVG and QuickDraw drawings are rasterised.
         line_width: Width of their lines in pixels at that size (SVG: only where given, their own otherwise).
 
@@ -53,6 +54,7 @@ class FolderDataset(Dataset):
         validation: int | float = 0,
         seed: int = 0,
         split: str | Path | None = None,
+        hold_out: float = 0.0,
         stroke_size: int = 256,
         line_width: float | None = None,
     ) -> None:
@@ -60,8 +62,10 @@ class FolderDataset(Dataset):
         root = existing_folder(root)
         self.ignored = 0
         if split is not None:
-            if unseen not in ((), "", 0) or validation or seed:
-                raise ZsbirError(f"the split {split} says which classes are unseen: leave out unseen, validation, seed")
+            if unseen not in ((), "", 0) or validation or seed or hold_out:
+                raise ZsbirError(
+                    f"the split {split} names the unseen classes: leave out unseen, validation, seed and hold_out"
+                )
             super().__init__(**read_manifest(split, root).parts())
             return
         sketches, photos = find_pair(root)
@@ -72,7 +76,11 @@ class FolderDataset(Dataset):
             raise ZsbirError(f"all {len(names)} classes of {root} are unseen, none is left to train on: name fewer")
         seen = tuple(name for name in names if name not in chosen)
         super().__init__(
-            make_split(root, sketches, photos, seen), make_split(root, sketches, photos, chosen), validation, seed
+            make_split(root, sketches, photos, seen),
+            make_split(root, sketches, photos, chosen),
+            validation,
+            seed,
+            hold_out=hold_out,
         )
 
     def open(self, record: str) -> Image.Image:

@@ -134,7 +134,7 @@ def _crop_pad(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) where there is none or the block is damaged: the pixels are still good."""
+    """Return the EXIF orientation; 1 (upright) where there is none, or the block is damaged."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except (OSError, ValueError, SyntaxError, TypeError, struct.error):

@@ -43,11 +43,10 @@ class Manifest:
     sha256: str
 
     def parts(self) -> dict[str, Any]:
-        """Return the arguments of `zsbir.data.base.Dataset`: the seen classes with the validation's named, the unseen."""
+        """Return the arguments of `zsbir.data.base.Dataset`."""
         train, held = self.splits["train"], self.splits["validation"]
-        seen = Split(
-            *(_both(train.of(d), held.of(d), len(train.classes)) for d in DOMAINS), train.classes + held.classes
-        )
+        sketches, photos = (_both(train.of(domain), held.of(domain), len(train.classes)) for domain in DOMAINS)
+        seen = Split(sketches, photos, train.classes + held.classes)
         hold_out: float | Split = self.splits.get("seen_test", 0.0)
         return {"seen": seen, "unseen": self.splits["test"], "validation": held.classes, "hold_out": hold_out}
 

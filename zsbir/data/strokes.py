@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import re
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,7 +119,7 @@ def count_drawings(file: str) -> int:
 
 def _starts(file: str) -> npt.NDArray[np.int64]:
     try:
-        stat = os.stat(file)
+        stat = Path(file).stat()
     except OSError as error:
         raise ZsbirError(f"cannot read the QuickDraw file {file}: {error.strerror}") from None
     return _scan_lines(file, stat.st_size, stat.st_mtime_ns)

@@ -1,0 +1,226 @@
+"""The published benchmark splits: their list files and their plain class folders, read to the same result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from zsbir.data.base import Dataset, subset
+from zsbir.data.folder import existing_folder, label_file, make_split
+from zsbir.data.lists import ListFiles, find_lists, read_part
+from zsbir.data.manifest import read_manifest
+from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, canonical, find_domain, scan_classes
+from zsbir.data.strokes import StrokeStyle, open_image
+from zsbir.errors import ZsbirError
+from zsbir.types import Domain, Paths, Split
+
+Source = Literal["auto", "lists", "folders"]
+"""What a benchmark is read from: its list files where the root has them all (auto), one or the other."""
+
+
+@dataclass
+class Reading:
+    """What was found of a benchmark.
+
+    Attributes:
+        seen: The training part, with all published seen classes.
+        unseen: The test part.
+        source: ``"lists <folder>"`` or ``"folders"``.
+        problems: What a report must say: disagreements, classes left out.
+        missing: Class folders that are not there, or empty, by part: ``"photo_test: bat"``.
+        extra: Class folders that belong to no class of the benchmark.
+        ignored: How many files in the class folders are no images.
+    """
+
+    seen: Split
+    unseen: Split
+    source: str
+    problems: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    ignored: int = 0
+
+
+class PublishedDataset(Dataset):
+    """One of the published benchmarks, see `sketchy_25` and the others.
+
+    Args:
+        name: Whose class lists to use: ``"sketchy-25"``, ...
+        root: The folder of the data set.
+        validation: How many seen classes to hold out for model selection: a number, or a share below 1.
+        seed: Seed of that choice.
+        hold_out: Share of each training class's images to keep out of training (`seen_test`).
+        source: ``"lists"``: the published list files; ``"folders"``: all files of the class folders; ``"auto"``: the
+            lists where the root has them all.
+        split: A split file of ``zsbir datasets split``, instead of both.
+        as_published: Keep training classes that are also test classes, and say so in every report.
+        stroke_size: Side in pixels at which SVG and QuickDraw drawings are rasterised.
+        line_width: Width of their lines in pixels.
+
+    Raises:
+        ZsbirError: If the root has neither lists nor folders, or a class has no images.
+
+    Attributes:
+        reading: What was found, None with a split file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        validation: int | float = 0,
+        seed: int = 0,
+        hold_out: float = 0.0,
+        source: Source = "auto",
+        split: str | Path | None = None,
+        as_published: bool = False,
+        stroke_size: int = 256,
+        line_width: float | None = None,
+    ) -> None:
+        self._style = StrokeStyle(stroke_size, line_width)
+        self.reading: Reading | None = None
+        if split is not None:
+            if validation or seed or hold_out:
+                raise ZsbirError(f"the split {split} says what is held out: leave out validation, seed and hold_out")
+            super().__init__(**read_manifest(split, existing_folder(root)).parts())
+            return
+        self.reading = read_published(name, root, source)
+        if self.reading.missing:
+            more = len(self.reading.missing) - 8
+            shown = ", ".join(self.reading.missing[:8]) + (f" and {more} others" if more > 0 else "")
+            raise ZsbirError(
+                f"{name} is incomplete under {root}: no images for {shown}; see "
+                f"`zsbir datasets check {name} --root {root}`"
+            )
+        seen, notes = self.reading.seen, list(self.reading.problems)
+        overlap = np.array([own in self.reading.unseen.classes for own in seen.classes])
+        if overlap.any() and as_published:
+            notes.insert(0, f"not zero-shot: {overlap.sum()} test classes seen")
+        elif overlap.any():
+            seen = subset(seen, ~overlap)
+            notes.append(f"strict: {overlap.sum()} published training classes are test classes and were left out")
+        super().__init__(
+            seen, self.reading.unseen, validation, seed, tuple(notes), allow_overlap=as_published, hold_out=hold_out
+        )
+
+    def open(self, record: str) -> Image.Image:
+        """Return one image as RGB; drawings given as strokes are rasterised as the constructor says."""
+        return open_image(record, self._style)
+
+
+@lru_cache
+def published(name: str) -> Mapping[str, Any]:
+    """Return the facts on a benchmark: seen and unseen classes in published id order, list files, folders, counts.
+
+    Raises:
+        ZsbirError: If there is no such benchmark.
+    """
+    path = files("zsbir.data") / "splits" / f"{name}.json"
+    if not path.is_file():
+        raise ZsbirError(f"there is no published split {name!r}; known: {', '.join(published_names())}")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def published_names() -> list[str]:
+    """Return the names of all published benchmarks."""
+    held = (files("zsbir.data") / "splits").iterdir()
+    return sorted(path.name.removesuffix(".json") for path in held if path.name.endswith(".json"))
+
+
+def read_published(name: str, root: str | Path, source: Source = "auto") -> Reading:
+    """Find a benchmark's files under `root`, without judging whether they are complete.
+
+    Raises:
+        ZsbirError: If the root is wrong, or holds neither lists nor class folders.
+    """
+    if source not in get_args(Source):
+        raise ZsbirError(f"source={source!r} is unknown; known: {', '.join(get_args(Source))}")
+    facts, where = published(name), existing_folder(root)
+    lists = find_lists(where, facts) if source != "folders" else None
+    if lists is None and source == "lists":
+        wanted = ", ".join(item["file"] for item in facts["lists"].values())
+        raise ZsbirError(f"{where} has no folder zeroshot* with the lists of {name} ({wanted}): use source='folders'")
+    reading = _from_lists(where, facts, lists) if lists is not None else _from_folders(where, facts)
+    for part, file in (("seen", "train_labels.txt"), ("unseen", "test_labels.txt")):
+        named = label_file(where, file)
+        if named is not None and {canonical(own) for own in named} != {canonical(own) for own in facts[part]}:
+            reading.problems.append(f"{file} does not name the {part} classes of {name}; it was not followed")
+    return reading
+
+
+def _from_lists(root: Path, facts: Mapping[str, Any], lists: ListFiles) -> Reading:
+    parts = {part: read_part(root, path, facts[_side(part)]) for part, path in lists.files.items()}
+    reading = Reading(
+        Split(parts["sketch_train"].records, parts["photo_train"].records, tuple(facts["seen"])),
+        Split(parts["sketch_test"].records, parts["photo_test"].records, tuple(facts["unseen"])),
+        f"lists {lists.folder}",
+    )
+    for part, found in parts.items():
+        reading.problems += found.problems
+        lacking = [name for name in facts[_side(part)] if name in found.absent or name not in found.present]
+        if part == "sketch_train" and "train_folders" in facts:
+            # PuXIM's sketch list has none of the classes that are also test classes: that is how it was published.
+            lacking = [name for name in lacking if name not in facts["unseen"]]
+        reading.missing += [f"{part}: {name}" for name in lacking]
+    return reading
+
+
+def _side(part: str) -> str:
+    return "seen" if part.endswith("train") else "unseen"
+
+
+def _from_folders(root: Path, facts: Mapping[str, Any]) -> Reading:
+    folders = facts["folders"]
+    test = {domain: _find_classes(root, facts, domain, folders[domain]) for domain in ("sketch", "photo")}
+    train = test
+    if "train_folders" in facts:
+        photo = _find_classes(root, facts, "photo", facts["train_folders"]["photo"])
+        train = {"sketch": test["sketch"], "photo": photo}
+    seen, unseen = tuple(facts["seen"]), tuple(facts["unseen"])
+    reading = Reading(
+        make_split(root, train["sketch"], train["photo"], seen),
+        make_split(root, test["sketch"], test["photo"], unseen),
+        "folders",
+        ignored=sum(found.ignored for found in {id(f): f for f in (*train.values(), *test.values())}.values()),
+    )
+    for side, classes, found in (("train", seen, train), ("test", unseen, test)):
+        for domain in ("sketch", "photo"):
+            empty = [name for name in classes if not len(found[domain].classes.get(name, Paths()))]
+            reading.missing += [f"{domain}_{side}: {name}" for name in empty]
+    known = set(seen) | set(unseen)
+    if "train_folders" not in facts:
+        reading.extra = sorted({name for found in test.values() for name in found.classes} - known)
+    return reading
+
+
+def _find_classes(root: Path, facts: Mapping[str, Any], domain: Domain, groups: list[list[str]]) -> Found:
+    """Merge the class folders of all groups (of each the first that exists), renamed to the published class names."""
+    held = [next((name for name in group if (root / name).is_dir()), None) for group in groups]
+    folders = [name for name in held if name is not None]
+    if not folders:
+        other = find_domain(root, SKETCH_FOLDERS if domain == "sketch" else PHOTO_FOLDERS)
+        if other is None:
+            wanted = " or ".join(name for group in groups for name in group)
+            raise ZsbirError(
+                f"{root} has no {domain} folder of {facts['name']}: it must hold {wanted}, or the published lists "
+                "(zeroshot*/)"
+            )
+        folders = [other]
+    names = {canonical(name): name for name in (*facts["seen"], *facts["unseen"])}
+    names |= facts.get("aliases", {})
+    merged: dict[str, list[Paths]] = {}
+    ignored = 0
+    for folder in folders:
+        found = scan_classes(root, folder)
+        ignored += found.ignored
+        for name, paths in found.classes.items():
+            merged.setdefault(names.get(canonical(name), name), []).append(paths)
+    return Found({name: Paths.join(parts) for name, parts in merged.items()}, ignored)
