@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-VERSION = 1
+VERSION = 2
 """Counts changes of the pictures; part of the cache's key."""
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _SIDE = 72  # of every OpenMoji view box
@@ -38,8 +38,9 @@ ElementTree.register_namespace("", _SVG[1:-1])
 @lru_cache(maxsize=512)
 def _layers(folder: str, stem: str) -> tuple[str, str]:
     """Return the line layer and the colour layers of a drawing, each as SVG markup without the outer element."""
-    root = ElementTree.fromstring((Path(folder) / f"{stem}.svg").read_text(encoding="utf-8"))  # noqa: S314
-    line, colour = [], []
+    root = ElementTree.fromstring((Path(folder) / f"{stem}.svg").read_text(encoding="utf-8"))
+    line: list[str] = []
+    colour: list[str] = []
     for child in root:
         (line if "line" in child.get("id", "").lower() else colour).append(ElementTree.tostring(child, "unicode"))
     return "".join(line), "".join(colour)
@@ -86,12 +87,12 @@ def _noise(rng: np.random.Generator, side: int, cells: int) -> Floats:
 
 def _jitter(rng: np.random.Generator, line: str, width: float) -> str:
     """Return the line layer with each stroke moved, turned and thickened by itself, and a few drawn twice."""
-    root = ElementTree.fromstring(f'<svg xmlns="{_SVG[1:-1]}">{line}</svg>')  # noqa: S314
+    root = ElementTree.fromstring(f'<svg xmlns="{_SVG[1:-1]}">{line}</svg>')
     for parent in list(root.iter()):
         for shape in [child for child in parent if child.tag.removeprefix(_SVG) in _SHAPES]:
             strokes = _strokes(shape)
             if strokes[0].get("fill") == "none" and rng.random() < 0.15:
-                strokes.append(ElementTree.fromstring(ElementTree.tostring(strokes[0])))  # noqa: S314
+                strokes.append(ElementTree.fromstring(ElementTree.tostring(strokes[0])))
             at = list(parent).index(shape)
             parent.remove(shape)
             for place, stroke in enumerate(strokes):
@@ -115,10 +116,10 @@ def _strokes(shape: ElementTree.Element) -> list[ElementTree.Element]:
 
 def sketch(folder: str, stem: str, size: int, rng: np.random.Generator) -> Image.Image:
     """Draw one sketch: grey ink on white, mode L, size × size."""
-    side = 2 * size
+    side = round(1.5 * size)
     line = _jitter(rng, _layers(folder, stem)[0], rng.uniform(0.6, 1.5))
     ink = _draw(line, side, _pose(rng, (0.82, 1.12), 14, 0.05, flip=True))[..., 3]
-    # The hand's tremor: a slow and a fast displacement field, in pixels of the doubled picture.
+    # The hand's tremor: a slow and a fast displacement field, in pixels of the larger picture.
     field = [_noise(rng, side, 3) * side * 0.016 + _noise(rng, side, 9) * side * 0.005 for _ in range(2)]
     rows, columns = np.mgrid[0:side, 0:side]
     ink = ink[
@@ -138,7 +139,8 @@ def _recolour(rng: np.random.Generator, rgb: Floats, hue: float) -> Floats:
     hsv[..., 1] *= rng.uniform(0.55, 1.1)
     back = Image.fromarray(np.clip(hsv, 0, 255).astype(np.uint8), mode="HSV").convert("RGB")
     out: Floats = np.asarray(back, dtype=np.float32) / 255
-    return np.clip((out - 0.5) * rng.uniform(0.7, 1.05) + 0.5 + rng.uniform(-0.12, 0.1), 0, 1)
+    contrast, light = rng.uniform(0.7, 1.05), rng.uniform(-0.12, 0.1)
+    return np.asarray(np.clip((out - 0.5) * contrast + 0.5 + light, 0, 1))
 
 
 def _background(rng: np.random.Generator, side: int) -> Floats:
@@ -161,7 +163,7 @@ def _background(rng: np.random.Generator, side: int) -> Floats:
         pattern = np.where(rows > rng.uniform(-0.2, 0.3), 1.5, -1.5) * np.ones_like(columns)
     else:
         pattern = np.zeros_like(rows)
-    return np.clip(image + 0.08 * pattern[..., None].astype(np.float32), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(image + 0.08 * pattern[..., None], 0, 1), dtype=np.float32)
 
 
 def _over(below: Floats, layer: Floats) -> Floats:
@@ -172,6 +174,28 @@ def _over(below: Floats, layer: Floats) -> Floats:
 def _blur(channel: Floats, radius: float) -> Floats:
     image = Image.fromarray(np.rint(channel * 255).astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
+
+
+@lru_cache(maxsize=512)
+def _small(folder: str, stem: str) -> Image.Image:
+    """Return the colour layers of a drawing, mode RGBA: one rendering serves every scene it clutters."""
+    return Image.fromarray(np.rint(_draw(_layers(folder, stem)[1], 48) * 255).astype(np.uint8))
+
+
+def _add_clutter(rng: np.random.Generator, scene: Floats, drawing: Image.Image) -> Floats:
+    """Return the scene with a drawing in another colour, turned and scaled, centred anywhere on it."""
+    side = len(scene)
+    rgba = np.asarray(drawing, dtype=np.float32) / 255
+    colours = _recolour(rng, rgba[..., :3], 0.5)
+    turned = np.dstack([colours, rgba[..., 3] * rng.uniform(0.6, 0.95)])
+    thing = Image.fromarray(np.rint(turned * 255).astype(np.uint8))
+    width, height = np.rint(side * rng.uniform(0.3, 0.6) * rng.uniform(0.88, 1.13, 2)).astype(int)
+    thing = thing.resize((max(4, width), max(4, height)), Image.Resampling.BILINEAR)
+    thing = thing.rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR, expand=True)
+    layer = Image.new("RGBA", (side, side))
+    x, y = rng.integers(0, side, 2)
+    layer.paste(thing, (int(x) - thing.width // 2, int(y) - thing.height // 2))
+    return _over(scene, np.asarray(layer, dtype=np.float32) / 255)
 
 
 def photo(
@@ -192,11 +216,7 @@ def photo(
     side = round(1.5 * size)
     scene = _background(rng, side)
     for other in rng.choice(others, int(rng.integers(2, 5))) if others else []:
-        pose = _pose(rng, (0.3, 0.6), 180, 0.48, flip=True)
-        thing = _draw(_layers(folder, str(other))[1], side, pose)
-        thing[..., :3] = _recolour(rng, thing[..., :3], 0.5)
-        thing[..., 3] *= rng.uniform(0.6, 0.95)
-        scene = _over(scene, thing)
+        scene = _add_clutter(rng, scene, _small(folder, str(other)))
     scene = np.stack([_blur(scene[..., c], rng.uniform(0.0, 1.2)) for c in range(3)], axis=-1)
     thing = _draw(_layers(folder, stem)[1], side, _pose(rng, (0.62, 0.98), 22, 0.1, flip=True))
     thing[..., :3] = _recolour(rng, thing[..., :3], 0.08)

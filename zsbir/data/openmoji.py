@@ -46,7 +46,7 @@ _THINGS = (
 """Blocks of code points that show things: animals, plants, food, tools, clothes, vehicles, buildings."""
 
 _NOT = re.compile(
-    r"SYMBOL|\bSIGN\b|\bFLAGS?\b|SILHOUETTE|ONCOMING|FITZPATRICK|COMPONENT|PLACE MEDAL|RACING$|BADGE|LIFTER|"
+    r"SYMBOL|CLOCK FACE|\bSIGN\b|\bFLAGS?\b|SILHOUETTE|ONCOMING|FITZPATRICK|COMPONENT|PLACE MEDAL|RACING$|BADGE|LIFTER|"
     r"LEVEL SLIDER|CEREMONY|PERFORMING|SLEEPING|BANKNOTE|NAME|E-MAIL|ENVELOPE WITH|SUPER|BUST|"
     r"^(CINEMA|MOUTH|TONGUE|NOSE|ICE CREAM|GREEN APPLE|FRONT-FACING BABY CHICK|CLINKING BEER MUGS|TICKET|"
     r"CAMERA WITH FLASH|OPEN LOCK|LOVE HOTEL|TROPICAL FISH|GUIDE DOG|DVD|TRAM CAR|HIGH-SPEED TRAIN|LIGHT RAIL|METRO|"
@@ -105,7 +105,8 @@ class OpenMoji(Dataset):
         if not (self.root / "index.json").is_file():
             _build(self.root, settings)
         classes = tuple(json.loads((self.root / "index.json").read_text(encoding="utf-8"))["classes"])
-        every = Split(*(self._records(part, classes, samples) for part in ("sketch", "photo")), classes)
+        sketches, photos = (self._records(part, classes, samples) for part in ("sketch", "photo"))
+        every = Split(sketches, photos, classes)
         hidden = np.zeros(categories, dtype=bool)
         hidden[np.random.default_rng([seed, 1]).permutation(categories)[:unseen]] = True
         super().__init__(subset(every, ~hidden), subset(every, hidden), validation, seed)
@@ -228,7 +229,9 @@ def _render(job: dict[str, Any], chosen: list[tuple[str, str]]) -> None:
     Plain processes, because multiprocessing's spawn would run an unguarded user script again, and its fork is unsafe
     once torch has started threads.
     """
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(chosen))
+    workers = min(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(chosen)
+    )
     lock = threading.Lock()
     with tqdm(total=len(chosen), desc="rendering openmoji (once)", unit="category") as bar:
 
