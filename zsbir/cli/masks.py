@@ -1,0 +1,122 @@
+"""Show which patches of photos a masker keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from zsbir.errors import ZsbirError
+
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from zsbir.backbones.base import Backbone
+    from zsbir.maskers.base import Masker
+else:
+    from typing import Annotated
+
+
+def masks(
+    what: Annotated[str, Positional],
+    photos: Annotated[Path, Positional],
+    label: str | None = None,
+    out: Path = Path("masks.png"),
+    limit: int = 8,
+    backbone: str = "vit_base_patch16_224",
+    pretrained: bool = True,
+    weights: Path | None = None,
+    clip_weights: str | None = None,
+    set: tuple[str, ...] = (),
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Draw the heat map and the kept patches over photos: from left to right photo, heat map, what is kept.
+
+    Args:
+        what: The run folder of a trained puxim, or a masker's name, see `zsbir list`.
+        photos: A photo, or a folder of photos (with class folders, too).
+        label: The class name to look for; default: the name of each photo's folder.
+        out: The picture to write.
+        limit: How many photos to show, spread evenly over those there are.
+        backbone: For a masker's name: the encoder, which sets the grid and whose attention `attention` reads.
+        pretrained: For a masker's name: start encoder and CLIP from pretrained weights.
+        weights: For a masker's name: a local file with the encoder's weights.
+        clip_weights: Weights of CLIP: a tag of open_clip or a local file; default: the run's, or openai.
+        set: For a masker's name: its arguments: key=value ..., such as ratio=0.5.
+        device: Where to run.
+    """
+    import numpy as np
+    import torch
+
+    from zsbir.data.images import load_image, prepare
+    from zsbir.maskers.picture import mask_picture, unit
+
+    files = _photos(photos, limit)
+    masker, encoder = _from_run(what, clip_weights) if Path(what).exists() else _by_name(
+        what, backbone, pretrained, weights, clip_weights, set
+    )  # fmt: skip
+    place = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    if encoder.grid is None:
+        raise ZsbirError("masks need a backbone with patch tokens, such as --backbone vit_base_patch16_224")
+    pixels = np.stack([prepare(load_image(file), encoder.image_size) for file in files])
+    names = [label or file.parent.name for file in files]
+    images = unit(pixels).to(place)
+    features = None
+    with torch.no_grad():
+        if masker.needs_attention:
+            mean, std = (torch.tensor(s, device=place).view(3, 1, 1) for s in (encoder.mean, encoder.std))
+            features = encoder.to(place).eval().with_attention((images - mean) / std)
+        heat = masker.heatmap(images, names, encoder.grid, features)
+        keep = masker(images, names, encoder.grid, features)
+    titles = [f"{file.name}: {name}" for file, name in zip(files, names, strict=True)]
+    try:
+        mask_picture(pixels, heat, keep, encoder.grid, titles).save(out)
+    except (OSError, ValueError) as error:
+        raise ZsbirError(f"the picture {out} cannot be written: {error}") from error
+    print(f"wrote {out}: {len(files)} photos, {100 * float(keep.float().mean()):.0f} % of the patches kept")
+
+
+def _photos(where: Path, limit: int) -> list[Path]:
+    from zsbir.data.scan import is_image
+
+    if limit < 1:
+        raise ZsbirError(f"--limit {limit} must be at least 1")
+    if where.is_file():
+        return [where]
+    if not where.is_dir():
+        raise ZsbirError(f"there is no photo or folder {where}")
+    found = sorted(file for file in where.rglob("*") if file.is_file() and is_image(file.name))
+    if not found:
+        raise ZsbirError(f"the folder {where} holds no images")
+    step = max(len(found) / limit, 1.0)
+    return [found[int(i * step)] for i in range(min(limit, len(found)))]
+
+
+def _from_run(run: str, clip_weights: str | None) -> tuple[Masker, Backbone]:
+    import zsbir
+    from zsbir.methods.puxim import PuXIM
+
+    method = zsbir.load(run)
+    if not isinstance(method, PuXIM):
+        raise ZsbirError(f"{run} is a run of {method.spec['name']!r}, which has no masker: give one of puxim")
+    if clip_weights is not None:
+        method.spec = {**method.spec, "clip_weights": clip_weights}
+    method.remember_weights()
+    return method.masker, method.encoder
+
+
+def _by_name(
+    name: str, backbone: str, pretrained: bool, weights: Path | None, clip_weights: str | None, words: tuple[str, ...]
+) -> tuple[Masker, Backbone]:
+    from zsbir.backbones import BACKBONES
+    from zsbir.cli._options import assignments
+    from zsbir.maskers import MASKERS
+    from zsbir.methods.puxim import masker_spec
+
+    spec = {"name": name, **assignments(words, "--set")}
+    masker = MASKERS.build(masker_spec(spec, clip_weights, pretrained))
+    options: dict[str, Any] = {}
+    if masker.needs_attention:  # of the others, only the grid is used
+        options = {"pretrained": pretrained, "weights": None if weights is None else str(weights)}
+    return masker, BACKBONES.build(backbone, **options)
