@@ -75,7 +75,7 @@ def find_subject(
         if where != "cpu":
             gallery = replace(gallery, vectors=gallery.vectors.to(where))
         folder = path if path.is_dir() else path.with_suffix("")
-        return Subject(folder, queries, gallery, "cosine", _embedding_notes(gallery.meta))
+        return Subject(folder, queries, gallery, gallery.meta.get("matcher", "cosine"), _embedding_notes(gallery.meta))
     folder = path if (path / "run.json").is_file() else path.parent
     if not (folder / "run.json").is_file():
         raise ZsbirError(

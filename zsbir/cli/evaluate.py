@@ -39,7 +39,7 @@ def evaluate(
     Args:
         run: Run folders of `zsbir train`, or folders of embeddings from `zsbir embed` or elsewhere.
         protocol: A protocol's name, see `zsbir protocols list`; may be given several times. Default: standard.
-        matcher: A matcher's name, see `zsbir list`; default: the method's own, cosine for embeddings.
+        matcher: A matcher's name, see `zsbir list`; default: the method's own (foreign embeddings: cosine).
         set: Arguments of the matcher: key=value ...
         setting: generalised = the gallery has the seen photos too; fine-grained = find the very photo (Sketchy's file
             names); binary = ITQ codes; few-queries = every 20th sketch and 10th photo (not comparable).
