@@ -18,7 +18,6 @@ SCRIPT = textwrap.dedent(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = zsbir.DATASETS.build("folder", root=root, unseen="bar", validation=1)
-    backbone = {"name": "tiny", "image_size": 32, "width": 8}
     method = zsbir.build("puxim", backbone={"name": "vit_tiny_patch16_224", "image_size": 32}, masker="none")
     recipe = zsbir.Recipe(epochs=2, batch_size=batch, lr=1e-4, augment="affine")
     trainer = zsbir.Trainer(method, data, recipe=recipe, out=out, device="cpu", workers=0, progress=False)

@@ -82,7 +82,7 @@ def test_bad_image_is_skipped_and_counted_up_to_a_limit(shapes_root, small_dann,
     data = zsbir.DATASETS.build("folder", root=root, unseen="bar")
     trainer = Trainer(small_dann(), data, recipe=recipe, out=tmp_path / "a", workers=0, progress=False)
     trainer.fit()
-    assert len(trainer.bad_images) == 2
+    assert len(trainer.bad_images.messages) == 2
     with pytest.raises(ZsbirError, match=r"(?s)2 images cannot be read, more than --max-bad-images 1:.*cross"):
         Trainer(
             small_dann(), data, recipe=recipe, out=tmp_path / "b", workers=0, max_bad_images=1, progress=False

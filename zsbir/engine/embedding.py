@@ -33,7 +33,7 @@ class _Images(TorchDataset[Tensor]):
         return torch.from_numpy(self.source.image(self.files[index], self.domain)).permute(2, 0, 1).contiguous()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_files(
     method: Method,
     files: Sequence[str | Path],
@@ -89,7 +89,7 @@ def embed_files(
         paths=Paths(names),
         domain=domain,
         tokens=torch.cat(patches) if patches else None,
-        meta={"method": getattr(method, "spec", None), "image_size": method.image_size},
+        meta={"method": getattr(method, "spec", None), "matcher": method.matcher, "image_size": method.image_size},
     )
 
 

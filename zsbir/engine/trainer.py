@@ -292,7 +292,7 @@ class Trainer:
                 self.method, self.dataset, split, device=self.accelerator.device, workers=self.workers
             )
         results = evaluate_embeddings(
-            queries.vectors, queries.labels, gallery.vectors, gallery.labels, matcher=self.method.matcher
+            queries.vectors, queries.labels, gallery.vectors, gallery.labels, ks=(), matcher=self.method.matcher
         )
         return float(results["standard"]["mAP@all"])
 

@@ -1,0 +1,99 @@
+"""Frozen parameters, layer-wise rates, averaged weights, and exported towers."""
+
+import pytest
+import torch
+
+import zsbir
+from tests.engine.conftest import same_weights
+from zsbir.engine.optim import make_optimizer
+from zsbir.engine.trainer import Trainer
+from zsbir.engine.weights import Average, freeze, layer_rates
+from zsbir.errors import ZsbirError
+
+
+def test_frozen_by_name_stays_as_it_is(shapes, small_dann, recipe):
+    method = small_dann()
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    frozen = zsbir.Recipe(**{**recipe.__dict__, "freeze": ("*backbone.net.0.*",)})
+    Trainer(method, shapes, recipe=frozen, workers=0, progress=False).fit()
+    changed = {k for k, v in method.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert not any("backbone.net.0." in name for name in changed)
+    with pytest.raises(ZsbirError, match="matches no parameter name"):
+        freeze(method, ("nothing.like.*",))
+
+
+def test_layers_train_at_falling_rates():
+    method = zsbir.build("dann", backbone={"name": "test_vit", "image_size": 160}, shared=True)
+    optimizer = make_optimizer(method, zsbir.Recipe(lr=1.0, layer_decay=0.5))
+    rate = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    net = next(m for m in method.modules() if hasattr(m, "group_matcher"))
+    blocks = [rate[id(block.attn.qkv.weight)] for block in net.blocks]
+    assert blocks == sorted(blocks)
+    assert blocks[0] * 2 == blocks[1]
+    assert rate[id(next(iter(net.patch_embed.parameters())))] < blocks[0]
+    assert max(rate.values()) == 1.0
+    with pytest.raises(ZsbirError, match="needs a timm backbone"):
+        layer_rates(zsbir.build("dann", backbone="tiny"), 0.5)
+
+
+def test_average_is_the_recursion_it_says():
+    layer = torch.nn.Linear(2, 1, bias=False)
+    average = Average(layer, 0.9)
+    expected = layer.weight.detach().clone()
+    for step in range(200):
+        with torch.no_grad():
+            layer.weight.add_(0.1 * (step % 3))
+        average.update(layer, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * layer.weight.detach()
+    assert torch.allclose(average.weights["weight"], expected, atol=1e-4)
+    kept = layer.weight.detach().clone()
+    with average.applied(layer):
+        assert torch.allclose(layer.weight, expected, atol=1e-4)
+    assert torch.equal(layer.weight, kept)
+
+
+def test_run_with_average_resumes_exactly(shapes, small_dann, recipe, tmp_path):
+    averaged = zsbir.Recipe(**{**recipe.__dict__, "ema": 0.9})
+    whole = Trainer(small_dann(), shapes, recipe=averaged, out=tmp_path / "a", workers=0, progress=False).fit()
+    cut = Trainer(small_dann(), shapes, recipe=averaged, out=tmp_path / "b", workers=0, save_every=2, progress=False)
+    cut.loader.epoch = _stop_after(cut.loader.epoch, 5)
+    with pytest.raises(RuntimeError, match="pulled"):
+        cut.fit()
+    again = Trainer.resume(tmp_path / "b", workers=0, progress=False)
+    assert again.step == 4  # the last checkpoint, not the last step
+    assert same_weights(whole, again.fit())
+    assert same_weights(zsbir.load(tmp_path / "b" / "best"), whole)
+
+
+def _stop_after(real, steps):
+    left = iter(range(steps))
+
+    def epoch(*where):
+        for raw in real(*where):
+            if next(left, None) is None:
+                raise RuntimeError("the plug was pulled")
+            yield raw
+
+    return epoch
+
+
+@pytest.mark.parametrize("kind", ["torch-export", "onnx"])
+def test_exported_towers_equal_the_original(small_dann, tmp_path, kind):
+    from zsbir.engine.export import export
+
+    if kind == "onnx":
+        pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+        pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    differences = export(small_dann().eval(), tmp_path, kind)
+    assert sorted(differences) == ["photo", "sketch"]
+    assert max(differences.values()) < 1e-4
+
+
+def test_hub_mixin_round_trip(small_dann, tmp_path):
+    from zsbir.methods.base import Method
+
+    method = small_dann()
+    method.save_pretrained(tmp_path)
+    assert same_weights(Method.from_pretrained(str(tmp_path)), method)
