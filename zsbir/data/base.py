@@ -34,9 +34,11 @@ class Dataset:
     Attributes:
         spec: What `DATASETS.build` recorded.
         notes: What every report from this dataset must say, such as an overlap that was kept as published.
+        variant: What the pixels of `open` depend on beside the file, such as a line width; image caches are kept apart.
     """
 
     spec: dict[str, Any]
+    variant: str = ""
 
     def __init__(
         self,

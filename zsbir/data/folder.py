@@ -59,6 +59,7 @@ class FolderDataset(Dataset):
         line_width: float | None = None,
     ) -> None:
         self._style = StrokeStyle(stroke_size, line_width)
+        self.variant = "" if self._style == StrokeStyle() else repr(self._style)
         root = existing_folder(root)
         self.ignored = 0
         if split is not None:

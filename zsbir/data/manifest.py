@@ -16,12 +16,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zsbir.errors import ZsbirError
 from zsbir.types import Domain, Paths, Records, Split
+
+if TYPE_CHECKING:
+    from zsbir.data.base import Dataset
 
 FORMAT = "zsbir-split-1"
 PARTS = ("train", "validation", "test")
@@ -67,6 +70,21 @@ def describe(splits: Mapping[str, Split]) -> dict[str, Any]:
         "files": files,
     }
     return {**body, "sha256": digest(body)}
+
+
+def write_manifest(dataset: Dataset, file: str | Path) -> dict[str, Any]:
+    """Write a dataset's manifest for ``split=FILE`` and return it.
+
+    Raises:
+        ZsbirError: If the file cannot be written.
+    """
+    manifest, path = dataset.manifest(), Path(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(manifest, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ZsbirError(f"cannot write the split file {path}: {error.strerror}") from None
+    return manifest
 
 
 def digest(body: Mapping[str, Any]) -> str:

@@ -86,6 +86,7 @@ class PublishedDataset(Dataset):
         line_width: float | None = None,
     ) -> None:
         self._style = StrokeStyle(stroke_size, line_width)
+        self.variant = "" if self._style == StrokeStyle() else repr(self._style)
         self.reading: Reading | None = None
         if split is not None:
             if validation or seed or hold_out:

@@ -65,9 +65,8 @@ def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:
     style = style or StrokeStyle()
     if record.lower().endswith(".svg"):
         return _load_svg(record, style)
-    file, _, number = record.rpartition("#")
     try:
-        strokes = json.loads(_line(file, int(number)))["drawing"]
+        strokes = json.loads(drawing_bytes(record))["drawing"]
         return draw_strokes(strokes, style)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ZsbirError(f"cannot read the drawing {record}: {error!r}; lines must be QuickDraw's JSON") from None
@@ -136,6 +135,24 @@ def _scan_lines(file: str, size: int, _changed: int) -> npt.NDArray[np.int64]:
             at += len(block)
     starts = np.concatenate(ends)
     return starts if starts[-1] >= size else np.append(starts, size)
+
+
+def drawing_size(record: str) -> int:
+    """Return the bytes of a drawing's line; raises as `drawing_bytes` does."""
+    file, _, number = record.rpartition("#")
+    starts = _starts(file)
+    return int(starts[int(number) + 1] - starts[int(number)])
+
+
+def drawing_bytes(record: str) -> bytes:
+    """Return the line of ``file.ndjson#17``.
+
+    Raises:
+        ValueError, IndexError: If there is no such line.
+        ZsbirError: If there is no such file.
+    """
+    file, _, number = record.rpartition("#")
+    return _line(file, int(number))
 
 
 def _line(file: str, number: int) -> bytes:

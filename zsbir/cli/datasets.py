@@ -1,0 +1,191 @@
+"""Look at data sets: what they are, whether yours is complete, reproducible splits, decoded-image caches."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from zsbir.data.published import Reading
+
+
+def list_(json: bool = False) -> None:
+    """List the data sets.
+
+    Args:
+        json: Print JSON.
+    """
+    from zsbir.data import DATASETS
+
+    described = DATASETS.describe()
+    if json:
+        print(json_module.dumps(described, indent=2))
+        return
+    width = max(map(len, described))
+    for name, line in described.items():
+        print(f"{name:{width}}  {line}")
+
+
+def info(name: Annotated[str, Positional], json: bool = False) -> None:
+    """Show a data set: its classes, list files, published counts, and how pure it is after ImageNet-1k.
+
+    Args:
+        name: A data set's name, see `zsbir datasets list`.
+        json: Print JSON.
+    """
+    from zsbir.data import DATASETS
+    from zsbir.data.published import published, published_names
+    from zsbir.data.purity import imagenet_purity
+
+    if name not in published_names():
+        parameters = {key: str(value) for key, value in DATASETS.parameters(name).items()}
+        if json:
+            print(json_module.dumps({"name": name, "arguments": parameters}, indent=2))
+        else:
+            print(f"{name}: {DATASETS.describe()[name]}\narguments:", *parameters.values(), sep="\n  ")
+        return
+    facts = dict(published(name))
+    purity = imagenet_purity(facts["unseen"])
+    if json:
+        print(json_module.dumps({**facts, "imagenet_1k": purity.sentence()}, indent=2))
+        return
+    print(f"{name}: {facts['title']}\nused by: {', '.join(facts['used_by'])}")
+    for part, item in facts["lists"].items():
+        count = "count not published" if item["count"] is None else f"{item['count']:,} images"
+        print(f"{part.replace('_', ' ')}: {count} ({item['file']})")
+    overlap = [own for own in facts["seen"] if own in facts["unseen"]]
+    if overlap:
+        print(f"both seen and unseen as published, left out by default: {', '.join(overlap)}")
+    print(f"{len(facts['seen'])} seen: {', '.join(facts['seen'])}")
+    print(f"{len(facts['unseen'])} unseen: {', '.join(facts['unseen'])}")
+    print(purity.sentence())
+
+
+def check(
+    name: Annotated[str, Positional],
+    root: Path | None = None,
+    decode: bool = False,
+    source: Literal["auto", "lists", "folders"] = "auto",
+    unseen: str | None = None,
+    split: Path | None = None,
+    workers: int | None = None,
+    json: bool = False,
+) -> int:
+    """Check a data set on the disk: counts, missing and broken files, duplicates; writes nothing. Exit code 0 or 1.
+
+    Args:
+        name: A data set's name, see `zsbir datasets list`.
+        root: Its folder.
+        decode: Decode every image too.
+        source: Read a published benchmark from its list files, its class folders, or what is there.
+        unseen: Test classes for the data set `folder`: names with commas, or how many (default: 1).
+        split: A split file to check instead.
+        workers: Processes; default: one for each core.
+        json: Print JSON.
+    """
+    from tqdm import tqdm
+
+    from zsbir.cli._options import build_dataset
+    from zsbir.data.check import check_dataset, check_reading
+    from zsbir.data.published import published_names, read_published
+    from zsbir.errors import ZsbirError
+
+    with tqdm(unit=" files", disable=None, leave=False) as bar:
+
+        def tick(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        options: dict[str, Any] = {"decode": decode, "workers": workers, "tick": tick}
+        if name in published_names() and split is None:
+            if root is None:
+                raise ZsbirError(f"say where {name} is: --root DIR")
+            reading: Reading = read_published(name, root, source)
+            report = check_reading(name, root, reading, **options)
+        else:
+            if name == "folder" and split is None:
+                unseen = unseen or "1"
+            report = check_dataset(name, build_dataset(name, root, unseen, split=split), **options)
+    print(json_module.dumps(report.as_json(), indent=2) if json else report.table())
+    return 0 if report.ok else 1
+
+
+def split(
+    root: Path,
+    unseen: str | None = None,
+    seed: int = 0,
+    validation: float = 0,
+    output: Annotated[Path, arg(aliases=["-o"])] = Path("split.json"),
+    dataset: str = "folder",
+) -> None:
+    """Write a split file: classes, files and their SHA-256, for `--split` and for others to repeat.
+
+    Args:
+        root: The data set's folder; the file names are relative to it.
+        unseen: Test classes: names with commas, or how many to draw (data set `folder`).
+        seed: Seed of the choice.
+        validation: Seen classes to hold out for model selection: a number, or a share below 1.
+        output: The file to write.
+        dataset: Any data set's name, to write down what it has.
+    """
+    from zsbir.cli._options import build_dataset
+    from zsbir.data.manifest import write_manifest
+
+    built = build_dataset(dataset, root, unseen, validation or None, more={"seed": seed})
+    manifest = write_manifest(built, output)
+    for part, names in manifest["classes"].items():
+        count = {domain: sum(map(len, files[part].values())) for domain, files in manifest["files"].items()}
+        print(f"{part}: {len(names)} classes, {count['sketch']:,} sketches, {count['photo']:,} photos")
+    print(f"{output}\nsha256 {manifest['sha256']}")
+
+
+def cache(
+    name: Annotated[str, Positional],
+    folder: Path,
+    root: Path | None = None,
+    size: int = 224,
+    sketch_prepare: Literal["squash", "crop-pad"] = "squash",
+    photo_prepare: Literal["squash", "crop-pad"] = "squash",
+    unseen: str | None = None,
+    split: Path | None = None,
+    workers: int | None = None,
+) -> int:
+    """Decode and resize every image once into a cache folder, so that training need not. Exit code 1 if some failed.
+
+    Args:
+        name: A data set's name, see `zsbir datasets list`.
+        folder: Where the cache is; it needs 3 * size² bytes an image.
+        root: The data set's folder.
+        size: Side of the images in pixels, that of the backbone.
+        sketch_prepare: How a sketch becomes a square.
+        photo_prepare: How a photo becomes a square.
+        unseen: Test classes for the data set `folder` (all classes are cached).
+        split: A split file.
+        workers: Processes; default: one for each core.
+    """
+    from tqdm import tqdm
+
+    from zsbir.cli._options import build_dataset
+    from zsbir.data.filling import fill_cache
+
+    if name == "folder" and split is None:
+        unseen = unseen or "1"
+    built = build_dataset(name, root, unseen, split=split)
+    with tqdm(unit=" images", disable=None, leave=False) as bar:
+
+        def tick(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done)
+
+        made, total, problems = fill_cache(built, folder, size, sketch_prepare, photo_prepare, workers, tick)
+    for problem in problems[:20]:
+        print(problem)
+    print(f"{total:,} images in {folder}: {made:,} decoded now, {len(problems):,} not decodable")
+    return 1 if problems else 0
+
+
+COMMANDS = {"list": list_, "info": info, "check": check, "split": split, "cache": cache}

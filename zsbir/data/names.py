@@ -1,0 +1,88 @@
+"""Class names as people say them: for prompts and for word vectors.
+
+Published names carry underscores, hyphens, brackets and typing habits (``tablelamp``), and some mean only one thing
+within their data set (``bat`` is the animal). The awkward ones of all benchmark classes are listed; every other name
+follows one rule: separators become blanks, and ``car_(sedan)`` becomes ``sedan car``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from zsbir.data.scan import canonical
+
+_PROMPTS = {
+    "axe": "axe",
+    "bat": "bat animal",
+    "bear (animal)": "bear",
+    "crane (machine)": "construction crane",
+    "crocodilian": "crocodile",
+    "eiffel tower": "Eiffel Tower",
+    "flower with stem": "flower with a stem",
+    "head phones": "headphones",
+    "hotdog": "hot dog",
+    "ipod": "iPod",
+    "jack o lantern": "jack-o'-lantern",
+    "mouse": "mouse animal",
+    "mouse (animal)": "mouse animal",
+    "person sitting": "sitting person",
+    "person walking": "walking person",
+    "pipe (for smoking)": "smoking pipe",
+    "present": "gift",
+    "racket": "tennis racket",
+    "ray": "stingray",
+    "santa claus": "Santa Claus",
+    "saw": "hand saw",
+    "seal": "seal animal",
+    "speed boat": "speedboat",
+    "sponge bob": "SpongeBob",
+    "suv": "SUV",
+    "t shirt": "T-shirt",
+    "tablelamp": "table lamp",
+    "tank": "military tank",
+    "tv": "television",
+    "walkie talkie": "walkie-talkie",
+    "wrist watch": "wristwatch",
+}
+"""Canonical class name to its prompt name."""
+
+_WORDS = {
+    "bat": ("bat",),
+    "flower with stem": ("flower",),
+    "jack o lantern": ("pumpkin", "lantern"),
+    "mouse": ("mouse",),
+    "mouse (animal)": ("mouse",),
+    "ray": ("stingray",),
+    "saw": ("saw",),
+    "seal": ("seal",),
+    "sponge bob": ("spongebob",),
+    "t shirt": ("t-shirt",),
+    "tank": ("tank",),
+    "walkie talkie": ("walkie-talkie",),
+}
+"""Canonical class name to the words whose vectors are averaged, where they are not those of the prompt."""
+
+
+def prompt_name(name: str) -> str:
+    """Return a class name as it stands in a sentence, such as "a photo of a ...".
+
+    Args:
+        name: As a data set writes it.
+
+    >>> prompt_name("hot-air_balloon"), prompt_name("car_(sedan)"), prompt_name("tablelamp")
+    ('hot air balloon', 'sedan car', 'table lamp')
+    """
+    plain = canonical(name)
+    if plain in _PROMPTS:
+        return _PROMPTS[plain]
+    bracketed = re.fullmatch(r"(.+?) ?\((.+)\)", plain)
+    return f"{bracketed.group(2)} {bracketed.group(1)}" if bracketed else plain
+
+
+def word_names(name: str) -> tuple[str, ...]:
+    """Return the lower-case words of a class name, for the mean of their word vectors.
+
+    >>> word_names("hot-air_balloon"), word_names("bat"), word_names("wine_bottle")
+    (('hot', 'air', 'balloon'), ('bat',), ('wine', 'bottle'))
+    """
+    return _WORDS.get(canonical(name)) or tuple(prompt_name(name).lower().split())

@@ -1,0 +1,74 @@
+"""Zero-shot purity: which unseen classes a network pretrained on ImageNet-1k has been taught after all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+from zsbir.data.scan import canonical
+
+
+@dataclass(frozen=True)
+class Purity:
+    """Unseen classes by their relation to the 1000 ImageNet classes (WordNet 3.0 noun senses).
+
+    Attributes:
+        same: The class is an ImageNet class.
+        narrower: ImageNet has kinds of it (dog breeds for ``dog``).
+        broader: It is a kind of an ImageNet class.
+        unknown: Not in zsbir's table of benchmark classes, or not in WordNet.
+        total: How many classes were asked for.
+    """
+
+    same: tuple[str, ...]
+    narrower: tuple[str, ...]
+    broader: tuple[str, ...]
+    unknown: tuple[str, ...]
+    total: int
+
+    @property
+    def taught(self) -> int:
+        """How many classes ImageNet-1k has in any of the three ways."""
+        return len(self.same) + len(self.narrower) + len(self.broader)
+
+    def sentence(self) -> str:
+        """Return the line that a report prints.
+
+        >>> imagenet_purity(["banana", "door", "cow"]).sentence()
+        'ImageNet-1k has 2 of 3 unseen classes: 1 as such (banana), 1 by kinds of it (door)'
+        """
+        if not self.taught:
+            text = f"ImageNet-1k has none of the {self.total} unseen classes"
+        else:
+            named = (("as such", self.same), ("by kinds of it", self.narrower), ("by a wider class", self.broader))
+            shown = ", ".join(f"{len(names)} {how} ({', '.join(names)})" for how, names in named if names)
+            text = f"ImageNet-1k has {self.taught} of {self.total} unseen classes: {shown}"
+        return text + (f"; {len(self.unknown)} not known ({', '.join(self.unknown)})" if self.unknown else "")
+
+
+def imagenet_purity(classes: Iterable[str]) -> Purity:
+    """Return which of `classes` are ImageNet-1k classes, for backbones pretrained on it."""
+    names = list(classes)
+    by: dict[str, list[str]] = {"same": [], "narrower": [], "broader": [], "unknown": [], "none": []}
+    for name in names:
+        by[_table().get(canonical(name), (None, "unknown"))[1]].append(name)
+    same, narrower, broader, unknown = (tuple(by[key]) for key in ("same", "narrower", "broader", "unknown"))
+    return Purity(same, narrower, broader, unknown, len(names))
+
+
+def class_synset(name: str) -> str | None:
+    """Return the hand-checked WordNet 3.0 synset of a benchmark class (``n02139199``), or None.
+
+    >>> class_synset("bat")
+    'n02139199'
+    """
+    return _table().get(canonical(name), (None, "unknown"))[0]
+
+
+@lru_cache
+def _table() -> dict[str, tuple[str | None, str]]:
+    text = (files("zsbir.data") / "imagenet1k.json").read_text(encoding="utf-8")
+    return {name: (row[0], row[1]) for name, row in json.loads(text).items()}
