@@ -1,0 +1,162 @@
+import importlib.util
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zsbir.errors import ZsbirError
+from zsbir.search.stores import STORES
+
+DIM = 16
+SPECS = [
+    {"name": "exact"},
+    {"name": "exact", "chunk": 7},
+    {"name": "faiss", "kind": "flat"},
+    {"name": "faiss", "kind": "hnsw"},
+    {"name": "faiss", "kind": "ivf-pq", "code_bytes": 8},
+    {"name": "milvus"},
+]
+NEEDS = {"faiss": "faiss", "milvus": "milvus_lite"}
+
+
+def unit(n, seed=0, dim=DIM):
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def oracle(held, queries, k):
+    ids = np.array(sorted(held))
+    scores = queries @ np.array([held[i] for i in ids]).T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, 1), ids[order]
+
+
+@pytest.fixture(params=SPECS, ids=lambda spec: "-".join(str(v) for v in spec.values()))
+def spec(request):
+    module = NEEDS.get(request.param["name"])
+    if module and importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    return request.param
+
+
+def opened(spec, folder):
+    folder.mkdir(exist_ok=True)
+    store = STORES.build(spec)
+    store.open(folder, DIM)
+    return store
+
+
+def test_life_of_a_store(spec, tmp_path):
+    vectors, queries = unit(60), unit(5, seed=1)
+    store = opened(spec, tmp_path / "s")
+    scores, ids = store.search(queries, 3)
+    assert (ids == -1).all()
+    assert np.isneginf(scores).all()
+    store.add(np.arange(40), vectors[:40])
+    store.add(np.arange(40, 60), vectors[40:])
+    held = dict(enumerate(vectors))
+    store.remove(np.array([3, 7, 999]))
+    del held[3], held[7]
+    held[5] = unit(1, seed=9)[0]
+    store.add(np.array([5]), held[5][None])
+    store.flush()
+    store.finish()
+    for _ in range(2):  # the second time as read back from disk
+        scores, ids = store.search(queries, 10)
+        expected_scores, expected = oracle(held, queries, 10)
+        assert np.array_equal(ids, expected)
+        np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+        assert sorted(store.ids()) == sorted(held)
+        np.testing.assert_allclose(store.vectors(np.array([5, 50])), [held[5], held[50]], atol=1e-6)
+        scores, ids = store.search(queries[:1], 100)
+        assert (ids[0] >= 0).sum() == len(held)
+        store.close()
+        store = opened(spec, tmp_path / "s")
+    store.close()
+
+
+def test_compaction_keeps_what_is_alive(spec, tmp_path):
+    vectors = unit(50)
+    store = opened(spec, tmp_path / "s")
+    store.add(np.arange(50), vectors)
+    store.remove(np.arange(30))
+    store.finish()
+    _, ids = store.search(vectors[40:41], 50)
+    assert ids[0, 0] == 40
+    assert sorted(i for i in ids[0] if i >= 0) == list(range(30, 50))
+    store.add(np.array([3]), vectors[3:4])
+    assert store.search(vectors[3:4], 1)[1][0, 0] == 3
+    store.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from(["add", "remove", "finish", "reopen"]), st.integers(0, 30)), max_size=20),
+    st.integers(1, 12),
+)
+def test_exact_is_a_dictionary(tmp_path_factory, steps, k):
+    folder = tmp_path_factory.mktemp("store")
+    store = opened({"name": "exact", "chunk": 5}, folder)
+    held = {}
+    for number, (what, at) in enumerate(steps):
+        if what == "add":
+            ids = np.arange(at, at + 4)
+            vectors = unit(4, seed=number)
+            store.add(ids, vectors)
+            held.update(zip(ids.tolist(), vectors, strict=True))
+        elif what == "remove":
+            store.remove(np.arange(at, at + 6))
+            held = {i: v for i, v in held.items() if not at <= i < at + 6}
+        elif what == "finish":
+            store.finish()
+        else:
+            store = opened({"name": "exact", "chunk": 5}, folder)
+    assert sorted(store.ids().tolist()) == sorted(held)
+    if held:
+        queries = unit(3, seed=99)
+        scores, ids = store.search(queries, k)
+        expected_scores, expected = oracle(held, queries, k)
+        assert np.array_equal(ids[:, : expected.shape[1]], expected)
+        np.testing.assert_allclose(scores[:, : expected.shape[1]], expected_scores, atol=1e-5)
+
+
+def test_interrupted_append_leaves_whole_rows(tmp_path):
+    store = opened({"name": "exact"}, tmp_path)
+    store.add(np.arange(4), unit(4))
+    with open(tmp_path / "vectors.f32", "ab") as stream:
+        stream.write(b"half a row and more" * 7)
+    store = opened({"name": "exact"}, tmp_path)
+    assert store.ids().tolist() == [0, 1, 2, 3]
+    store.add(np.array([9]), unit(1, seed=3))
+    np.testing.assert_allclose(store.vectors(np.array([9])), unit(1, seed=3))
+
+
+def test_wrong_width(tmp_path):
+    store = opened({"name": "exact"}, tmp_path)
+    with pytest.raises(ZsbirError, match="width 16"):
+        store.add(np.arange(2), unit(2, dim=8))
+
+
+def test_faiss_settings(tmp_path):
+    pytest.importorskip("faiss")
+    with pytest.raises(ZsbirError, match="no kind 'tree'"):
+        STORES.build("faiss", kind="tree")
+    with pytest.raises(ZsbirError, match="does not divide"):
+        opened({"name": "faiss", "kind": "ivf-pq", "code_bytes": 5}, tmp_path)
+
+
+def test_hnsw_and_ivf_pq_recall(tmp_path):
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(unit(200), 60, axis=0) + 0.1 * rng.standard_normal((12_000, DIM)).astype(np.float32)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    for name, more in {"hnsw": {}, "ivf-pq": {"code_bytes": 8, "lists": 64, "effort": 16}}.items():
+        store = opened({"name": "faiss", "kind": name, **more}, tmp_path / name)
+        store.add(np.arange(len(vectors)), vectors)
+        store.finish()
+        _, ids = store.search(vectors[::400], 10)
+        _, expected = oracle(dict(enumerate(vectors)), vectors[::400], 10)
+        recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, expected, strict=True)])
+        assert recall > 0.9, name
