@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from zsbir.data.base import Dataset
+from zsbir.data.cache import ImageCache
 from zsbir.data.images import prepare
 from zsbir.data.sampling import Plan
 from zsbir.errors import ZsbirError
@@ -32,17 +34,29 @@ class ImageSource:
         size: Side of the square in pixels.
         sketch_prepare: How a sketch becomes a square, see `zsbir.data.images.prepare`.
         photo_prepare: Likewise for photos.
+        cache: A folder for decoded images (see `zsbir.data.cache`), filled on first use; None: decode every time.
     """
 
     def __init__(
-        self, dataset: Dataset, size: int, sketch_prepare: Prepare = "squash", photo_prepare: Prepare = "squash"
+        self,
+        dataset: Dataset,
+        size: int,
+        sketch_prepare: Prepare = "squash",
+        photo_prepare: Prepare = "squash",
+        cache: str | Path | None = None,
     ) -> None:
         self.dataset = dataset
         self.size = size
         self.how: dict[Domain, Prepare] = {"sketch": sketch_prepare, "photo": photo_prepare}
+        self._caches: dict[Domain, ImageCache] = {}
+        if cache is not None:
+            for domain, how in self.how.items():
+                self._caches[domain] = ImageCache(cache, size, how, dataset.open, dataset.variant)
 
     def image(self, file: str, domain: Domain) -> Pixels:
         """Return (size, size, 3) uint8; raises ZsbirError for a file that cannot be read."""
+        if domain in self._caches:
+            return self._caches[domain].get(file)
         return prepare(self.dataset.open(file), self.size, self.how[domain])
 
     def mask(self, file: str) -> npt.NDArray[np.bool_] | None:
@@ -92,7 +106,8 @@ class Steps(TorchDataset[RawBatch]):
         make_plan: The plan of an epoch, for this process.
         augment_probability: Share of images with a random affine warp; 0: none.
         seed: The run's seed.
-        rank: This process's number; it enters the augmentation's seed.
+        rank: This process, from 0: it takes its share of the whole batch's augmentations, like that of the plan.
+        world: How many processes share a batch.
         keep: Looks up the stored mask (N,) bool of a photo by its file name.
         with_objects: Also deliver the object masks, where the dataset knows them.
     """
@@ -105,6 +120,7 @@ class Steps(TorchDataset[RawBatch]):
         augment_probability: float = 0.0,
         seed: int = 0,
         rank: int = 0,
+        world: int = 1,
         keep: Callable[[str], npt.NDArray[np.bool_]] | None = None,
         with_objects: bool = False,
     ) -> None:
@@ -113,7 +129,7 @@ class Steps(TorchDataset[RawBatch]):
         self.make_plan = make_plan
         self.augment_probability = augment_probability
         self.seed = seed
-        self.rank = rank
+        self.rank, self.world = rank, world
         self.keep = keep
         self.with_objects = with_objects
         self._plan: tuple[int, Plan] | None = None
@@ -129,7 +145,7 @@ class Steps(TorchDataset[RawBatch]):
         epoch, step = where
         plan = self.plan(epoch)
         raw = RawBatch({}, {}, {}, {}, {}, {}, [])
-        rng = np.random.default_rng([self.seed, epoch, step, self.rank, 7])
+        rng = np.random.default_rng([self.seed, epoch, step, 7])
         self._fill(raw, "sketch", "sketch", plan.sketch[step], rng)
         self._fill(raw, "photo", "photo", plan.photo[step], rng)
         if plan.negative is not None:
@@ -146,7 +162,8 @@ class Steps(TorchDataset[RawBatch]):
         raw.labels[name] = torch.from_numpy(records.labels[rows])
         raw.files[name] = [file for file, _ in read]
         if self.augment_probability:
-            raw.warp[name] = torch.from_numpy(affine_matrices(len(rows), rng, self.augment_probability))
+            whole = affine_matrices(len(rows) * self.world, rng, self.augment_probability)
+            raw.warp[name] = torch.from_numpy(whole[self.rank * len(rows) :][: len(rows)])
         if domain == "photo" and self.with_objects:
             masks = [self.source.mask(file) for file in raw.files[name]]
             known = [mask for mask in masks if mask is not None]

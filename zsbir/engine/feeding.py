@@ -64,4 +64,4 @@ def make_loader(
     source = ImageSource(dataset, method.image_size, recipe.sketch_prepare, recipe.photo_prepare)
     probability = recipe.augment_probability if recipe.augment == "affine" else 0.0
     objects = bool(getattr(getattr(method, "masker", None), "needs_objects", False))
-    return StepLoader(Steps(split, source, make_plan, probability, seed, rank, keep, objects), workers, pin)
+    return StepLoader(Steps(split, source, make_plan, probability, seed, rank, world, keep, objects), workers, pin)
