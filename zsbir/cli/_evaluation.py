@@ -98,7 +98,9 @@ def _run_subject(
     import zsbir
     from zsbir.engine.embedding import embed_split
     from zsbir.engine.run import read_run
+    from zsbir.evaluation.distributed import gather_embeddings, own_share
     from zsbir.matchers import MATCHERS
+    from zsbir.types import Split as Share
 
     run = read_run(folder)
     dataset = zsbir.DATASETS.build(run["dataset"])
@@ -110,16 +112,18 @@ def _run_subject(
         raise ZsbirError(f"the run {folder} held out no validation classes: evaluate its test classes")
 
     def embedded(some: Split) -> tuple[Embeddings, Embeddings]:
-        return embed_split(
+        sketches, photos = (records.where(own_share(len(records))) for records in (some.sketches, some.photos))
+        queries, gallery = embed_split(
             method,
             dataset,
-            some,
+            Share(sketches, photos, some.classes),
             device=device,
             batch_size=batch_size,
             workers=workers,
             progress=progress,
             tokens=tokens,
         )
+        return gather_embeddings(queries), gather_embeddings(gallery)
 
     queries, gallery = _on(device, *embedded(split))
     return Subject(

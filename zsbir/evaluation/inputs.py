@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -120,19 +121,24 @@ def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
     check_finite(left, "queries", queries.paths)
     check_finite(right, "gallery photos", gallery.paths)
     classes = tuple(dict.fromkeys((*queries.classes, *gallery.classes)))
-    sides = []
-    for side, vectors in ((queries, left), (gallery, right)):
-        labels = np.asarray(side.labels, dtype=np.int64)
-        if side.classes and len(labels) and int(labels.max()) >= len(side.classes):
-            raise ZsbirError(
-                f"a {side.domain} has the unknown label {int(labels.max())}: there are {len(side.classes)} classes"
-            )
-        if side.classes and side.classes != classes:
-            place = np.array([*(classes.index(name) for name in side.classes), -1], dtype=np.int64)
-            labels = place[labels]
-        sides.append(Embeddings(vectors, labels, classes, side.paths, side.domain, side.tokens, side.meta))
-    common_labels(sides[0].labels, sides[1].labels, (len(left), len(right)))  # lengths and unknown labels
+    labels = [_in_classes(side, classes) for side in (queries, gallery)]
+    common_labels(labels[0], labels[1], (len(left), len(right)))  # lengths and unknown labels
     if not classes:
-        top = int(max(sides[0].labels.max(), sides[1].labels.max()))
-        classes = tuple(str(i) for i in range(top + 1))
-    return sides[0], sides[1], classes
+        classes = tuple(str(i) for i in range(int(max(labels[0].max(), labels[1].max())) + 1))
+    return (
+        replace(queries, vectors=left, labels=labels[0], classes=classes),
+        replace(gallery, vectors=right, labels=labels[1], classes=classes),
+        classes,
+    )
+
+
+def _in_classes(side: Embeddings, classes: tuple[str, ...]) -> Labels:
+    """Return the labels of a side as positions in `classes`; a side without class names counts in them already."""
+    labels = np.asarray(side.labels, dtype=np.int64)
+    known = len(side.classes or classes)
+    if known and len(labels) and int(labels.max()) >= known:
+        raise ZsbirError(f"a {side.domain} has the unknown label {int(labels.max())}: there are {known} classes")
+    if not side.classes or side.classes == classes:
+        return labels
+    place = np.array([*(classes.index(name) for name in side.classes), -1], dtype=np.int64)
+    return place[labels]

@@ -66,19 +66,14 @@ def averages(result: PerQuery, protocols: str | Protocol | Sequence[str | Protoc
     """Return the means of all metrics, over queries or over classes as each protocol says."""
     means: dict[str, dict[str, float]] = {}
     for protocol in as_protocols(protocols):
-        weight = query_weights(result.labels, protocol)
-        means[protocol.name] = {
-            metric: float(weight @ values) for metric, values in result.values[protocol.name].items()
-        }
+        found = result.values[protocol.name]
+        if protocol.average == "query":
+            means[protocol.name] = {metric: float(values.mean()) for metric, values in found.items()}
+        else:
+            _, inverse, counts = np.unique(result.labels, return_inverse=True, return_counts=True)
+            by_class = {metric: np.bincount(inverse, values) / counts for metric, values in found.items()}
+            means[protocol.name] = {metric: float(values.mean()) for metric, values in by_class.items()}
     return means
-
-
-def query_weights(labels: Labels, protocol: Protocol) -> Floats:
-    """Return (q,) float64, the weight of each query in the protocol's mean; they sum to 1."""
-    if protocol.average == "query":
-        return np.full(len(labels), 1 / len(labels))
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return np.asarray(1 / (len(counts) * counts[inverse]), dtype=np.float64)
 
 
 @dataclass(frozen=True)
