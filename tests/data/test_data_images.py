@@ -57,8 +57,12 @@ def test_16_bit_grey(tmp_path):
 
 
 def test_floating_point(tmp_path):
-    assert (saved(tmp_path, Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), "a.tif")[0, :, 1] == [0, 128, 255]).all()
-    assert (saved(tmp_path, Image.fromarray(np.array([[0, 99, 255]], np.float32)), "b.tif")[0, :, 1] == [0, 99, 255]).all()
+    assert (
+        saved(tmp_path, Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), "a.tif")[0, :, 1] == [0, 128, 255]
+    ).all()
+    assert (
+        saved(tmp_path, Image.fromarray(np.array([[0, 99, 255]], np.float32)), "b.tif")[0, :, 1] == [0, 99, 255]
+    ).all()
 
 
 def test_transparency_is_white(tmp_path):
@@ -127,7 +131,9 @@ def test_decompression_bomb_is_refused(tmp_path):
 
     head = struct.pack(">IIBBBBB", 100_000, 100_000, 1, 0, 0, 0, 0)
     path = tmp_path / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    )
     with pytest.raises(ZsbirError, match=r"bomb\.png.*bomb"):
         load_image(path)
 
@@ -150,7 +156,11 @@ def test_crop_pad_follows_its_definition():
 
 
 @given(
-    st.integers(1, 40), st.integers(1, 40), st.integers(1, 33), st.sampled_from(["squash", "crop-pad"]), st.integers(0, 9)
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 33),
+    st.sampled_from(["squash", "crop-pad"]),
+    st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
 def test_any_shape_becomes_a_square(width, height, size, how, seed):
