@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -99,6 +99,7 @@ class Trainer:
             gradient_accumulation_steps=accumulate,
             log_with=track,
             project_dir=None if out is None else str(out),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=method.has_unused_parameters)],
         )
         self.method = method
         self.dataset = dataset

@@ -69,6 +69,8 @@ class Method(nn.Module, ModelHubMixin):
         std: Likewise.
         recipe: The published training settings.
         matcher: Spec of the matcher the paper uses at test time.
+        has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
+            must then look for them.
         logged: Figures of the last step that are no losses (schedules, accuracies), by name; filled by `forward`.
         spec: What `METHODS.build` recorded.
     """
@@ -78,6 +80,7 @@ class Method(nn.Module, ModelHubMixin):
     std: tuple[float, float, float]
     recipe: Recipe = Recipe()
     matcher: str | Mapping[str, Any] = "cosine"
+    has_unused_parameters: bool = False
     spec: dict[str, Any]
 
     def __init__(self) -> None:

@@ -1,0 +1,173 @@
+"""How alike class names are to the labels of a pretrained classifier, by WordNet: the semantic prior of SBKA.
+
+Source: SAKE (arXiv 1904.03208) and SBKA (arXiv 2312.10320): 1 if class and label are the same synset or one is a
+kind of the other at any depth; else the path similarity 1 / (1 + steps) if that is above 0.2, else 0.
+
+Shipped with zsbir, so that nothing is needed for the benchmarks:
+
+- ``tables/wordnet.json``: the synsets of each class of Sketchy, TU-Berlin and QuickDraw, checked by hand, and those of
+  the 1,000 ImageNet labels. A class with several synsets takes, for each label, the value of the first synset that has
+  one. For the seen classes of Sketchy-25 and TU-Berlin-30 the synsets are those that reproduce the published matrices
+  exactly. Where the published values fit no single synset (``spoon``, ``fish``, ``dog`` of Sketchy) the list stands for
+  the values, not for the word.
+- ``tables/semantic.npz``: the similarities of those classes to ImageNet-1k.
+
+Derived from WordNet 3.0, Copyright 2006 by Princeton University. All rights reserved.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zsbir.data.wordnet import Synset, WordNet
+from zsbir.errors import ZsbirError
+
+TABLES = Path(__file__).parent / "tables"
+LEAST = 0.2
+"""Path similarities up to this count as 0."""
+
+Matrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticPrior:
+    """Similarities of classes to labels.
+
+    Attributes:
+        similarity: (C, L) float32 in [0, 1]; a class without a known synset has a row of 0.
+        classes: C class names.
+        labels: L synsets of the pretrained classifier's labels, in its order.
+        missing: The classes that have no prior because neither table nor WordNet knows them.
+    """
+
+    similarity: Matrix
+    classes: tuple[str, ...]
+    labels: tuple[Synset, ...]
+    missing: tuple[str, ...]
+
+
+def imagenet_labels() -> tuple[Synset, ...]:
+    """Return the 1,000 synsets of ImageNet-1k in the usual order of a classifier's outputs."""
+    return tuple(_table()["imagenet-1k"].split())
+
+
+def semantic_prior(
+    classes: Sequence[str],
+    labels: Sequence[Synset] | None = None,
+    wordnet: str | Path | WordNet | None = None,
+    dataset: str | None = None,
+) -> SemanticPrior:
+    """Return the similarity of every class to every label.
+
+    Args:
+        classes: Class names as datasets write them: ``"teddy_bear"``, ``"hot-air balloon"``, ``"mouse (animal)"``.
+        labels: Synset ids of the classifier's labels in its order; None: ImageNet-1k.
+        wordnet: Folder of WordNet's database files, or a `WordNet`, for what is not shipped; None: only the tables.
+        dataset: ``"sketchy"``, ``"tuberlin"`` or ``"quickdraw"``: whose table is read first (the published matrices
+            differ for some common classes); None: the first of the three that has all classes, or else most.
+
+    Returns:
+        The prior. Classes without one are in `missing`, and a warning names them.
+
+    Raises:
+        ZsbirError: For labels other than ImageNet-1k without `wordnet`, or an unknown dataset or label.
+    """
+    wanted = imagenet_labels() if labels is None else tuple(labels)
+    net = wordnet if isinstance(wordnet, WordNet) or wordnet is None else WordNet(wordnet)
+    order = _tables_for(classes, dataset)
+    if net is None and wanted != imagenet_labels():
+        raise ZsbirError(
+            "labels other than ImageNet-1k need WordNet: give wordnet=FOLDER with data.noun and index.noun"
+        )
+    rows = np.zeros((len(classes), len(wanted)), dtype=np.float32)
+    missing = []
+    for row, name in zip(rows, classes, strict=True):
+        place = next((table for table in order if name in _table()["classes"][table]), None)
+        if place is not None:
+            row[:] = (
+                _shipped(place, name)
+                if net is None
+                else first_similarity(net, _table()["classes"][place][name], wanted)
+            )
+        elif net is not None and (found := noun_senses(net, name)):
+            row[:] = first_similarity(net, found[:1], wanted)
+        else:
+            missing.append(name)
+    if missing:
+        help_ = "" if net else " among the shipped tables; give wordnet=FOLDER to look them up"
+        warnings.warn(f"no semantic prior for {len(missing)} classes{help_}: {', '.join(missing)}", stacklevel=2)
+    return SemanticPrior(rows, tuple(classes), wanted, tuple(missing))
+
+
+def first_similarity(net: WordNet, synsets: Sequence[Synset], labels: Sequence[Synset]) -> Matrix:
+    """Return (L,) similarities to the labels: of the first synset that has one (above 0)."""
+    row = np.zeros(len(labels), dtype=np.float32)
+    for synset in synsets:
+        row = np.where(row > 0, row, np.array([synset_similarity(net, synset, label) for label in labels], np.float32))
+    return row
+
+
+def synset_similarity(net: WordNet, first: Synset, second: Synset) -> float:
+    """Return 1 if one synset is the other or a kind of it, else the path similarity if above 0.2, else 0."""
+    if second in net.ancestors(first) or first in net.ancestors(second):
+        return 1.0
+    value = net.path_similarity(first, second)
+    return value if value > LEAST else 0.0
+
+
+def noun_senses(net: WordNet, name: str) -> tuple[Synset, ...]:
+    """Return WordNet's senses of a class name: also without brackets, hyphens, spaces, or a final s."""
+    plain = re.sub(r"[\s_-]+", "_", re.sub(r"\(.*?\)", "", name.strip().lower())).strip("_")
+    for form in (plain, plain.replace("_", "-"), plain.replace("_", ""), plain.removesuffix("s")):
+        if form and (found := net.senses(form)):
+            return found
+    return ()
+
+
+def _tables_for(classes: Sequence[str], dataset: str | None) -> list[str]:
+    tables: dict[str, Any] = _table()["classes"]
+    if dataset is not None and dataset not in tables:
+        raise ZsbirError(f"there is no table of class synsets for {dataset!r}. Known: {', '.join(tables)}")
+    if dataset is not None:
+        return [dataset, *(name for name in tables if name != dataset)]
+    return sorted(tables, key=lambda name: -sum(c in tables[name] for c in classes))
+
+
+def _shipped(table: str, name: str) -> Matrix:
+    inverse = _shipped_arrays()[table][list(_table()["classes"][table]).index(name)].astype(np.float32)
+    row: Matrix = np.divide(1, inverse, out=np.zeros_like(inverse), where=inverse > 0)
+    return row
+
+
+@cache
+def _table() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((TABLES / "wordnet.json").read_text(encoding="utf-8"))
+    return record
+
+
+@cache
+def _shipped_arrays() -> dict[str, npt.NDArray[np.uint8]]:
+    """By table: (C, 1000) 1 / similarity as an integer, 0 for none."""
+    with np.load(TABLES / "semantic.npz", allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def write_tables(wordnet: str | Path, file: str | Path = TABLES / "semantic.npz") -> None:
+    """Compute the shipped similarities again from WordNet (half a minute)."""
+    net = WordNet(wordnet)
+    labels = imagenet_labels()
+    arrays = {}
+    for table, classes in _table()["classes"].items():
+        rows = np.stack([first_similarity(net, synsets, labels) for synsets in classes.values()])
+        arrays[table] = np.rint(np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)).astype(np.uint8)
+    np.savez_compressed(file, allow_pickle=False, **arrays)

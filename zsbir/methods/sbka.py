@@ -1,0 +1,171 @@
+"""SBKA: symmetrical bidirectional knowledge alignment (arXiv 2312.10320).
+
+A student network sees sketches and photos alike: its vector x goes to a new head over the seen classes (y) and to the
+pretrained head over ImageNet (y_kd). A teacher, the same pretrained network, is frozen up to its head (t). With
+σ the softmax, p = w · the semantic similarity of the sample's class to the ImageNet labels, and z ~ N(0, 1)::
+
+    SCE(a, b) = mean over the photos of  −Σ_c σ(b + p)_c · log σ(a)_c
+    L  = CE(y, class) + SCE(y_kd, t) + 0.1 · KL(σ(z) ‖ σ(x))
+    L₂ = SCE(t, y_kd)                        after the warm-up, in which the teacher's head is fixed
+
+The published code runs two optimisers with ``retain_graph``: the student is moved by the gradient of L + L₂ (L₂
+detaches nothing), the teacher's head by that of L₂ alone, as what L left there is zeroed first. The sum L + L₂ with t
+detached inside L has exactly these gradients, so one optimiser with two parameter groups does the same.
+
+Deviations: the teacher's trunk stays in evaluation mode and without gradient (for ConvNeXt this is the same); the
+default matcher chooses K on the gallery without labels, where the paper reports the best of a grid on the test labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsbir.data.semantic import semantic_prior
+from zsbir.errors import ZsbirError
+from zsbir.losses import soft_cross_entropy
+from zsbir.methods import METHODS
+from zsbir.methods._sbka_net import PRESETS, Classifier
+from zsbir.methods.base import Method, Recipe
+from zsbir.types import Batch, Domain, Features
+
+
+@METHODS.register("sbka")
+class SBKA(Method):
+    """SBKA: a student and a teacher that teach each other's ImageNet head, and one-to-many cluster matching.
+
+    Args:
+        classes: Names of the seen classes; a label is a position in it. Needed to train.
+        backbone: Any timm model with a linear classifier.
+        pretrained: Load timm's weights, head included (needs the network once).
+        weights: A local weights file for the backbone, head included, instead.
+        preset: Published settings: ``"sketchy"``, ``"tuberlin"`` or ``"quickdraw"``.
+        warmup: Last epoch, from 0, in which the teacher's head is fixed; None: the preset's.
+        prior: Weight of the semantic similarity, 0 for none; None: the preset's.
+        noise: Weight of the KL term.
+        image_size: Side of the input in pixels; None: the model's own.
+        label_synsets: WordNet ids of the pretrained head's labels in order; None: ImageNet-1k.
+        wordnet: Folder of WordNet's files, for classes or labels that the shipped tables lack.
+
+    Raises:
+        ZsbirError: For an unknown model or preset, or a negative weight.
+    """
+
+    matcher: str | Mapping[str, Any] = {"name": "one-to-many", "subspaces": 2, "clusters": "auto"}
+    has_unused_parameters: bool = True  # the teacher's head, up to the warm-up
+
+    def __init__(
+        self,
+        classes: Sequence[str] = (),
+        backbone: str = "convnextv2_tiny.fcmae_ft_in1k",
+        pretrained: bool = False,
+        weights: str | None = None,
+        preset: Literal["sketchy", "tuberlin", "quickdraw"] = "sketchy",
+        warmup: int | None = None,
+        prior: float | None = None,
+        noise: float = 0.1,
+        image_size: int | None = None,
+        label_synsets: Sequence[str] | None = None,
+        wordnet: str | None = None,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ZsbirError(f"sbka has no preset {preset!r}: use one of {', '.join(PRESETS)}")
+        settings = PRESETS[preset]
+        self.prior_weight = settings.prior if prior is None else prior
+        if self.prior_weight < 0 or noise < 0:
+            raise ZsbirError("sbka: the weights prior and noise must be at least 0")
+        self.classes = tuple(classes)
+        self.preset = preset
+        self.warmup = settings.warmup if warmup is None else warmup
+        self.noise = noise
+        self.label_synsets = tuple(label_synsets) if label_synsets is not None else None
+        self.wordnet = wordnet
+        self.recipe: Recipe = settings.recipe()
+        self.student = Classifier(backbone, pretrained, weights)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.teacher.head.requires_grad_(True)
+        self.head = nn.Linear(self.student.dim, max(len(self.classes), 1))
+        nn.init.trunc_normal_(self.head.weight, std=2e-5)
+        nn.init.zeros_(self.head.bias)
+        config = self.student.config
+        self.image_size = image_size or config["input_size"][-1]
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        # Filled at the first training step: a saved model must be loadable where WordNet is not.
+        self.similarity: nn.Buffer = nn.Buffer(torch.zeros(len(self.classes), self.student.labels))
+        self.has_similarity: nn.Buffer = nn.Buffer(torch.zeros((), dtype=torch.bool))
+        self.aligning = False
+
+    def embed(self, images: Tensor, domain: Domain) -> Features:
+        """Return the student's vectors, L2-normalised; the network is the same for both domains."""
+        return Features(F.normalize(self.student(images), dim=1))
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Return the (B, C) logits over the seen classes, for model selection on held-out drawings of them."""
+        logits: Tensor = self.head(self.student(images))
+        return logits
+
+    def train(self, mode: bool = True) -> SBKA:
+        """Switch the student; the teacher always stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Let the teacher's head learn after the warm-up epoch."""
+        self.aligning = epoch > self.warmup
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``classification``, ``distillation``, ``noise`` and, after the warm-up, ``alignment``."""
+        if not self.classes:
+            raise ZsbirError("sbka needs the names of the seen classes to train: build it with classes=[...]")
+        images = torch.cat([batch.sketch, batch.photo])
+        label = torch.cat([batch.label, batch.photo_label])
+        is_photo = torch.cat([torch.zeros(len(batch.label)), torch.ones(len(batch.photo_label))]).to(images.device)
+        vector = self.student(images)
+        student = self.student.head(vector)
+        with torch.no_grad():
+            known = self.teacher(images)
+        with torch.set_grad_enabled(self.aligning and torch.is_grad_enabled()):
+            teacher = self.teacher.head(known)
+        prior = self._prior()[label]
+        logits = self.head(vector)
+        terms = {
+            "classification": F.cross_entropy(logits, label),
+            "distillation": soft_cross_entropy(student, F.softmax(teacher.detach() + prior, dim=1), is_photo),
+        }
+        if self.noise:
+            target = F.softmax(torch.randn_like(vector), dim=1)
+            terms["noise"] = self.noise * F.kl_div(F.log_softmax(vector, dim=1), target, reduction="batchmean")
+        if self.aligning:
+            terms["alignment"] = soft_cross_entropy(teacher, F.softmax(student + prior, dim=1), is_photo)
+        self.logged = {"accuracy": (logits.argmax(1) == label).float().mean().detach()}
+        return terms
+
+    def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return the student with both heads, and the teacher's head at its own share of the recipe's rate."""
+        share = PRESETS[self.preset].teacher_lr / PRESETS[self.preset].recipe().lr
+        return [
+            {"params": [*self.student.parameters(), *self.head.parameters()]},
+            {"params": list(self.teacher.head.parameters()), "lr": recipe.lr * share},
+        ]
+
+    def _prior(self) -> Tensor:
+        """Return (C, labels): what is added to a target's logits, by class."""
+        if self.prior_weight and not self.has_similarity:
+            if self.label_synsets is None and self.student.labels != 1000:
+                raise ZsbirError(
+                    f"sbka: the backbone has {self.student.labels} labels, not ImageNet's 1,000: give label_synsets "
+                    "and wordnet, or prior=0"
+                )
+            found = semantic_prior(self.classes, self.label_synsets, self.wordnet, self.preset)
+            if found.similarity.shape != self.similarity.shape:
+                raise ZsbirError(f"sbka: {len(found.labels)} label_synsets for {self.student.labels} labels")
+            self.similarity.copy_(torch.from_numpy(found.similarity))
+            self.has_similarity.fill_(True)
+        return self.prior_weight * self.similarity
