@@ -28,7 +28,9 @@ class Tiny(Backbone):
     ) -> None:
         super().__init__()
         if pretrained and weights is None:
-            raise ZsbirError("the backbone 'tiny' has no pretrained weights: give weights=FILE, or pretrained=False")
+            raise ZsbirError(
+                "the backbone 'tiny' has no pretrained weights: give weights=FILE (--weights FILE), or pretrained=False (--no-pretrained)"
+            )
         if image_size % 16:
             raise ZsbirError(f"the backbone 'tiny' needs an image size that 16 divides, not {image_size}")
         widths = (3, width, 2 * width, 4 * width, 8 * width)

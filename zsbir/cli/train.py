@@ -121,9 +121,11 @@ def _fresh(
     import torch
 
     from zsbir.cli._options import assignments, build_dataset, build_method, free_folder
-    from zsbir.engine.run import recipe_from
+    from zsbir.engine.run import recipe_from, refuse_taken
     from zsbir.engine.trainer import Trainer
 
+    folder = out or free_folder(Path("runs"), f"{method}-{dataset}")
+    refuse_taken(folder)
     data = build_dataset(dataset, *where, more=assignments(words[1], "--set-data"))
     more = assignments(words[0], "--set")
     if backbone is not None:
@@ -131,7 +133,6 @@ def _fresh(
     torch.manual_seed(settings["seed"])
     built = build_method(method, data.train.classes, pretrained, weights, more)
     changed = recipe_from({**recipe, **assignments(words[2], "--recipe")}, built.recipe)
-    folder = out or free_folder(Path("runs"), f"{method}-{dataset}")
     return Trainer(built, data, recipe=changed, out=folder, **settings)
 
 

@@ -73,7 +73,13 @@ def embed_files(
     method.to(device).eval()
     vectors: list[Tensor] = []
     patches: list[Tensor] = []
-    bar = tqdm(total=len(names), desc=f"embedding {domain}s", unit="img", disable=not progress, leave=False)
+    bar = tqdm(
+        total=len(names),
+        desc=f"embedding {'sketches' if domain == 'sketch' else 'photos'}",
+        unit="img",
+        disable=not progress,
+        leave=False,
+    )
     with bar:
         for pixels in loader:
             images = normalise(to_unit(pixels, device), method.mean, method.std)

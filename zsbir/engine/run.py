@@ -25,17 +25,22 @@ from zsbir.methods.base import Method, Recipe
 from zsbir.registry import close_matches, spec_of
 
 
-def claim(folder: Path) -> None:
-    """Make a new run folder; one that already holds something is refused, so nothing is ever overwritten.
-
-    Raises:
-        ZsbirError: If the folder holds files, or cannot be made.
-    """
+def refuse_taken(folder: Path) -> None:
+    """Raise ZsbirError if `folder` is a file or holds something: nothing is ever overwritten."""
     if folder.is_file():
         raise ZsbirError(f"the run folder {folder} is a file: choose another with --out")
     if folder.is_dir() and any(folder.iterdir()):
         what = "already holds a run" if (folder / "run.json").is_file() else "is not empty"
         raise ZsbirError(f"the run folder {folder} {what}: choose another with --out, or continue it with --resume")
+
+
+def claim(folder: Path) -> None:
+    """Make a new folder; one that already holds something is refused.
+
+    Raises:
+        ZsbirError: If the folder holds files, or cannot be made.
+    """
+    refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
