@@ -29,7 +29,8 @@ class Tiny(Backbone):
         super().__init__()
         if pretrained and weights is None:
             raise ZsbirError(
-                "the backbone 'tiny' has no pretrained weights: give weights=FILE (--weights FILE), or pretrained=False (--no-pretrained)"
+                "the backbone 'tiny' has no pretrained weights: give weights=FILE (--weights FILE), or use "
+                "pretrained=False (--no-pretrained)"
             )
         if image_size % 16:
             raise ZsbirError(f"the backbone 'tiny' needs an image size that 16 divides, not {image_size}")
