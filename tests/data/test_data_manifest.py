@@ -1,0 +1,92 @@
+import hashlib
+import json
+
+import pytest
+
+from zsbir.data import DATASETS
+from zsbir.data.manifest import digest, write_manifest
+from zsbir.errors import ZsbirError
+
+
+@pytest.fixture
+def written(pets, tmp_path):
+    data = DATASETS.build("folder", root=pets, unseen=1, seed=4, validation=1, hold_out=0.5)
+    return data, tmp_path / "split.json", write_manifest(data, tmp_path / "split.json")
+
+
+def test_split_file_gives_the_same_dataset(pets, written):
+    data, path, _ = written
+    again = DATASETS.build("folder", root=pets, split=path)
+    assert again.manifest_hash == data.manifest_hash
+    for part in ("train", "validation", "test", "seen_test"):
+        assert again.parts[part].classes == data.parts[part].classes
+        for domain in ("sketch", "photo"):
+            mine, other = data.parts[part].of(domain), again.parts[part].of(domain)
+            assert dict(zip(mine.paths, mine.labels.tolist(), strict=True)) == dict(
+                zip(other.paths, other.labels.tolist(), strict=True)
+            )
+
+
+def test_hash_is_the_sha256_of_the_canonical_json(written):
+    _, path, manifest = written
+    body = json.loads(path.read_text())
+    claimed = body.pop("sha256")
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(text.encode()).hexdigest() == claimed == manifest["sha256"]
+
+
+def test_hash_depends_on_files_and_classes_only(pets, written, tmp_path):
+    data, _, _ = written
+    same = DATASETS.build("folder", root=pets, unseen=data.test.classes, seed=4, validation=1, hold_out=0.5)
+    assert same.manifest_hash == data.manifest_hash
+    other = DATASETS.build("folder", root=pets, unseen=2, seed=4)
+    assert other.manifest_hash != data.manifest_hash
+    moved = pets.rename(tmp_path / "elsewhere")
+    there = DATASETS.build("folder", root=moved, unseen=1, seed=4, validation=1, hold_out=0.5)
+    assert there.manifest_hash == data.manifest_hash
+
+
+def test_new_images_do_not_change_a_split_file(pets, written):
+    data, path, _ = written
+    (pets / "photo/cat/new.jpg").write_bytes(b"x")
+    assert DATASETS.build("folder", root=pets, split=path).manifest_hash == data.manifest_hash
+
+
+def test_mistakes(pets, written, tmp_path):
+    _, path, manifest = written
+
+    def build(**arguments):
+        return DATASETS.build("folder", root=pets, **{"split": path, **arguments})
+
+    with pytest.raises(ZsbirError, match="leave out"):
+        build(unseen="cat")
+    with pytest.raises(ZsbirError, match="cannot read"):
+        build(split=tmp_path / "none.json")
+    edited = tmp_path / "edited.json"
+    for text, message in (
+        ("x", "not JSON"),
+        ("{}", "not a split file"),
+        (json.dumps({**manifest, "classes": {**manifest["classes"], "test": ["cat"]}}), "changed after"),
+    ):
+        edited.write_text(text)
+        with pytest.raises(ZsbirError, match=message):
+            build(split=edited)
+    body = {"format": manifest["format"], "classes": {"train": []}, "files": {}}
+    edited.write_text(json.dumps({**body, "sha256": digest(body)}))
+    with pytest.raises(ZsbirError, match="incomplete"):
+        build(split=edited)
+    first = next(iter(manifest["files"]["photo"]["test"].values()))[0]
+    (pets / first).unlink()
+    with pytest.raises(ZsbirError, match=f"1 files .*{first}"):
+        build()
+
+
+def test_a_split_file_cannot_lead_out_of_the_root(pets, written, tmp_path):
+    _, _, manifest = written
+    body = json.loads(json.dumps(manifest))
+    name = body["classes"]["test"][0]
+    body["files"]["photo"]["test"][name] = ["photo/../../secret.jpg"]
+    body["sha256"] = digest(body)
+    (tmp_path / "evil.json").write_text(json.dumps(body))
+    with pytest.raises(ZsbirError, match="lead out"):
+        DATASETS.build("folder", root=pets, split=tmp_path / "evil.json")
