@@ -176,7 +176,7 @@ class Batch:
 
     Attributes:
         sketch: (B, 3, H, W) float32, normalised.
-        photo: (B', 3, H, W) float32, normalised: the positive of each sketch (triplets), or an independent draw (mixed).
+        photo: (B', 3, H, W) float32, normalised: each sketch's positive (triplets), or an independent draw (mixed).
         negative: (B, 3, H, W) float32, normalised: a photo of another class (triplets), or None.
         label: (B,) int64, the class of each sketch.
         photo_label: (B',) int64, the class of each photo; equals `label` for triplets.

@@ -21,7 +21,7 @@ class Recipe:
         epochs: Number of epochs.
         batch_size: Rows (triplets, or images for ``sampling="mixed"``) a step and process.
         samples_per_epoch: Rows an epoch; None: every sketch once (triplets) or the shorter domain once (mixed).
-        sampling: ``"triplet"`` (sketch anchor, positive photo, negative photo) or ``"mixed"`` (both domains in a batch).
+        sampling: ``"triplet"`` (sketch anchor, positive photo, negative photo) or ``"mixed"`` (both domains at once).
         sketch_share: Share of sketches in a mixed batch, in (0, 1).
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
         lr: Learning rate at the start.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import zsbir
 from zsbir.errors import ZsbirError
 from zsbir.files import present, read_json, replaced, write_json
 from zsbir.methods import METHODS
@@ -21,7 +21,7 @@ from zsbir.registry import spec_of
 
 def write_method(folder: Path, method: Method) -> None:
     """Write the two files into an existing folder."""
-    write_json(folder / "method.json", {"zsbir": zsbir.__version__, "method": spec_of(method)})
+    write_json(folder / "method.json", {"zsbir": version("zsbir"), "method": spec_of(method)})
     save_file(plain_tensors(method.state_dict()), folder / "model.safetensors")
 
 
