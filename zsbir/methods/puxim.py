@@ -200,7 +200,7 @@ class PuXIM(Method):
         assert self.encoder.grid is not None
         self.remember_weights()
         photos = torch.cat([batch.photo, batch.negative])
-        mean, std = (torch.tensor(s, device=photos.device).view(3, 1, 1) for s in (self.mean, self.std))
+        mean, std = (torch.tensor(s, device=photos.device).view(-1, 1, 1) for s in (self.mean, self.std))
         names = batch.names(batch.photo_label) + batch.names(batch.negative_label)
         objects = None
         if batch.photo_object is not None and batch.negative_object is not None:
