@@ -75,9 +75,10 @@ def main() -> None:
     ]  # fmt: skip
     photos = [int((dataset.test.photos.labels == c).sum()) for c in range(len(dataset.test.classes))]
     text = (
-        f"# PuXIM on PACS, four seen and two unseen classes\n\nUnseen: {', '.join(dataset.test.classes)} "
-        f"({len(dataset.test.sketches)} sketches, {sum(photos)} photos), so chance is about "
-        f"{sum(p * p for p in photos) / sum(photos) ** 2:.2f}. {args.steps} steps of {args.batch_size} triplets, masker "
+        "# PuXIM on PACS, four seen and two unseen classes\n\n"
+        f"Unseen: {', '.join(dataset.test.classes)} ({len(dataset.test.sketches)} sketches, {sum(photos)} photos), so "
+        f"chance is about {sum(p * p for p in photos) / sum(photos) ** 2:.2f}. {args.steps} steps of "
+        f"{args.batch_size} triplets, masker "
         f"`random` with stored masks, {args.seeds} seed(s), protocol `standard`. A check that the whole path runs and "
         "learns on real images, not a comparison of methods.\n\n"
         + table(["encoder", "lr", "mAP@all before", "after", "P@100 before", "after", "training, s"], lines)
