@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from zsbir.backbones.base import Backbone
 from zsbir.types import Features
 
+MOST_KEPT = 200_000
+"""Files whose features a frozen tower keeps: 1 GB at 1280 numbers each."""
+
 
 class Tower(nn.Module):
     """A backbone, the pooling of its last feature map, and a projection head.
@@ -37,6 +40,7 @@ class Tower(nn.Module):
             width = size
         self.head = nn.Sequential(*layers)
         self.dim = width
+        self._kept: dict[str, Tensor] = {}
 
     def _width(self) -> int:
         if self.pool == "model":
@@ -70,6 +74,21 @@ class Tower(nn.Module):
         out: Tensor = self.head(vector)
         return F.normalize(out.float(), dim=1) if self.unit else out
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the embedding (B, dim) of (B, 3, H, W) images."""
-        return self.project(self.features(images).vector)
+    def forward(self, images: Tensor, files: Sequence[str] | None = None) -> Tensor:
+        """Return the embedding (B, dim) of (B, 3, H, W) images.
+
+        Args:
+            images: Normalised, as the backbone takes them.
+            files: Names that determine the images, (B,): a frozen tower then computes each one's features once.
+        """
+        if not self.frozen or files is None or len(files) != len(images):
+            return self.project(self.features(images).vector)
+        rows = {file: row for row, file in enumerate(files) if file not in self._kept}
+        if rows:
+            fresh = self.features(images[list(rows.values())]).vector.detach()
+            self._kept.update(zip(rows, fresh.unbind(), strict=True))
+        vectors = torch.stack([self._kept[file] for file in files]).to(images.device)
+        # Features of very many files would fill the device: start over, which costs time alone.
+        if len(self._kept) > MOST_KEPT:
+            self._kept.clear()
+        return self.project(vectors)

@@ -100,8 +100,8 @@ class DANN(Method):
         self.photo = Tower(_build(backbone, pretrained, weights), pool, head, unit, frozen)
         first = self.photo.backbone.requires_grad_(not frozen)
         # Both towers start from the same weights, as two copies of a pretrained network do.
-        other = first if frozen else copy.deepcopy(first)
-        self.sketch = self.photo if shared else Tower(other, pool, head, unit, frozen)
+        same = {id(first): first} if frozen else {}
+        self.sketch = self.photo if shared else copy.deepcopy(self.photo, same)
         self.domain = DomainClassifier(self.photo.dim) if domain_loss_ratio else None
         self.image_size = first.image_size
         plain = statistics == "unit"
@@ -111,7 +111,7 @@ class DANN(Method):
         self.triplet_loss_ratio, self.domain_loss_ratio = triplet_loss_ratio, domain_loss_ratio
         self.schedule, self.grl_threshold_epoch, self.domain_batches = schedule, grl_threshold_epoch, domain_batches
         # The release leaves the learning rate to the user; these are the rates that worked here.
-        self.recipe = Recipe(epochs=50, batch_size=64, lr=1e-3 if frozen else 1e-4)
+        self.recipe = Recipe(epochs=50, batch_size=64, lr=3e-4 if frozen else 1e-4)
         self.strength = reversal_strength(schedule, 0, 1, grl_threshold_epoch)
         self.watch = DomainWatch()
 
@@ -125,8 +125,10 @@ class DANN(Method):
         """Return the terms ``triplet`` and ``domain``; ``lambda`` and ``domain_accuracy`` are logged."""
         if batch.negative is None or batch.negative_label is None:
             raise ZsbirError("dann trains on triplets: its recipe needs sampling='triplet'")
-        sketch = self.sketch(batch.sketch)
-        photos = self.photo(torch.cat([batch.photo, batch.negative]))
+        names = batch.files if batch.fixed else {}
+        photo_names = [*names.get("photo", ()), *names.get("negative", ())]
+        sketch = self.sketch(batch.sketch, names.get("sketch"))
+        photos = self.photo(torch.cat([batch.photo, batch.negative]), photo_names)
         positive, negative = photos.chunk(2)
         if self.batch_negatives:
             label = torch.cat([batch.photo_label, batch.negative_label])
