@@ -154,6 +154,9 @@ class Index:
         """
         self._repair()
         self.catalog.clear_skipped()
+        place = Path(photos).absolute()
+        self.record["photos"] = str(place if place.is_dir() else place.parent)
+        write_json(self.folder / _RECORD, self.record)
         changes = compare(photo_files(photos), self.catalog.entries())
         with self._lock.writing():
             self.catalog.remove(changes.gone)

@@ -91,7 +91,9 @@ def decode_upload(data: bytes, limits: Limits | None = None) -> Image.Image:
             if kind == "JPEG":
                 image.draft("RGB", (1024, 1024))  # decodes at a fraction of the size where that is enough
             rgba = image.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError, MemoryError) as error:
+    except Image.DecompressionBombError:
+        raise RefusedError(f"the image has more than {limits.pixels} pixels", 413) from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError) as error:
         raise RefusedError(f"the {kind} image cannot be decoded: {_short(error)}") from None
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")

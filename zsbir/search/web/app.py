@@ -1,0 +1,206 @@
+"""The Starlette application over an index."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+from PIL import Image, ImageOps
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from zsbir.data.images import load_image
+from zsbir.errors import ZsbirError
+from zsbir.search.index import Hit, Index
+from zsbir.search.uploads import Limits, RefusedError
+from zsbir.search.web.api import openapi
+from zsbir.search.web.guard import Guard, Settings, problem
+from zsbir.search.web.measures import Measures
+from zsbir.search.web.request import Wanted, wanted
+
+T = TypeVar("T")
+
+_KEPT = 2_000  # thumbnails held in memory, some 20 kB each
+
+
+class Site:
+    """The handlers of one index.
+
+    Args:
+        index: What is searched.
+        settings: The guard's, and what may be asked for.
+        limits: Of uploads.
+    """
+
+    def __init__(self, index: Index, settings: Settings, limits: Limits) -> None:
+        self.index, self.settings, self.limits = index, settings, limits
+        self.measures = Measures()
+        self.page = files("zsbir.search.web").joinpath("page.html").read_text(encoding="utf-8")
+        self._thumbnails: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self._places = asyncio.Semaphore(2)
+        self._waiting = 0
+
+    async def home(self, request: Request) -> Response:
+        """The page."""
+        text = "true" if self.index.embedder.reads_text else "false"
+        return HTMLResponse(self.page.replace('data-text=""', f'data-text="{text}"'))
+
+    async def search(self, request: Request) -> Response:
+        """Photos for a drawing, strokes, a text or another photo."""
+        body = await self._body(request)
+        asked = await self._working(partial(wanted, request.headers, request.query_params, body, self.settings, self.limits))
+        hits = await self._working(partial(self._find, asked))
+        return JSONResponse({"hits": [self._plain(hit) for hit in hits]})
+
+    async def photo(self, request: Request) -> Response:
+        """A photo of the index, by its number: a new JPEG without metadata."""
+        number = int(request.path_params["number"])
+        path = self.index.catalog.path(number) if number < 2**63 else None
+        if path is None:
+            return problem(404, f"there is no photo {number}")
+        if request.query_params.get("original") == "1":
+            if not self.settings.originals:
+                return problem(403, "originals are not served here")
+            return FileResponse(path)
+        side = 1024 if request.query_params.get("size") == "large" else 256
+        data = await self._working(partial(self._thumbnail, number, path, side))
+        return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+    async def health(self, request: Request) -> Response:
+        """Whether the server works."""
+        return JSONResponse({"status": "ok", "photos": len(self.index)})
+
+    async def metrics(self, request: Request) -> Response:
+        """Counters for Prometheus."""
+        return PlainTextResponse(self.measures.text(len(self.index)), media_type="text/plain; version=0.0.4")
+
+    async def describe(self, request: Request) -> Response:
+        """The API's description."""
+        return JSONResponse(openapi(self.settings, self.limits))
+
+    async def _body(self, request: Request) -> bytes:
+        """Read the body, but never more than is allowed."""
+        parts, total = [], 0
+        async with asyncio.timeout(self.settings.seconds):
+            async for part in request.stream():
+                total += len(part)
+                if total > self.limits.size:
+                    raise RefusedError(f"the request has more than {self.limits.size} bytes", 413)
+                parts.append(part)
+        return b"".join(parts)
+
+    async def _working(self, work: Callable[[], T]) -> T:
+        """Do something slow in a thread, two at a time, in bounded time and with a bounded queue."""
+        if self._waiting >= self.settings.waiting:
+            raise HTTPException(503, "the server is busy: try again in a moment")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self.settings.seconds), self._places:
+                # A thread cannot be stopped: at the time limit the client is answered and the thread ends by itself.
+                return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        finally:
+            self._waiting -= 1
+
+    def _find(self, asked: Wanted) -> list[Hit]:
+        if asked.like is not None:
+            return self.index.like(asked.like, asked.k)
+        vector = self.index.vector(asked.image, asked.text, asked.mix)
+        return self.index.nearest(vector, asked.k)
+
+    def _plain(self, hit: Hit) -> dict[str, Any]:
+        """Return a hit as JSON values, its path below the indexed folder: where that lies is nobody's business."""
+        root = self.index.record.get("photos")
+        path = Path(hit.path)
+        shown = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.name
+        return {"id": hit.id, "score": round(hit.score, 6), "path": shown}
+
+    def _thumbnail(self, number: int, path: str, side: int) -> bytes:
+        key = (number, side)
+        with self._lock:
+            if key in self._thumbnails:
+                self._thumbnails.move_to_end(key)
+                return self._thumbnails[key]
+        try:
+            image = load_image(path)
+        except ZsbirError:
+            raise HTTPException(404, f"photo {number} is no longer there") from None
+        stream = io.BytesIO()
+        # A new image from pixels alone: position, camera and comments of the file stay where they are.
+        clean = Image.frombytes("RGB", image.size, image.tobytes())
+        ImageOps.contain(clean, (side, side)).save(stream, "JPEG", quality=85)
+        with self._lock:
+            self._thumbnails[key] = stream.getvalue()
+            while len(self._thumbnails) > _KEPT:
+                self._thumbnails.popitem(last=False)
+        return stream.getvalue()
+
+
+def create_app(index: Index, settings: Settings | None = None, limits: Limits | None = None) -> Starlette:
+    """Make the web application of an index.
+
+    Args:
+        index: What is searched.
+        settings: The guard's; default: loopback, no token.
+        limits: Of uploads.
+    """
+    settings = settings or Settings()
+    site = Site(index, settings, limits or Limits())
+    routes = [
+        Route("/", site.home),
+        Route("/search", site.search, methods=["POST"]),
+        Route("/photo/{number:int}", site.photo),
+        Route("/health", site.health),
+        Route("/metrics", site.metrics),
+        Route("/openapi.json", site.describe),
+    ]
+    guard = Middleware(Guard, settings=settings, measures=site.measures, policy=_policy(site.page))
+    handlers: Any = {ZsbirError: _refused, HTTPException: _failed, TimeoutError: _late, Exception: _broken}
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
+
+
+def _policy(page: str) -> str:
+    """Allow the page's own script and style by their digests, its own photos, and nothing else."""
+
+    def digests(tag: str) -> str:
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in found)
+
+    return (
+        f"default-src 'none'; script-src {digests('script')}; style-src {digests('style')}; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return problem(error.status if isinstance(error, RefusedError) else 400, str(error))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _late(request: Request, error: Exception) -> Response:
+    return problem(503, "the search took too long")
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return problem(500, "something went wrong here; the server's log has it")
+
+

@@ -1,0 +1,157 @@
+"""What every request passes: host, token, rate, and the headers of every answer."""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from zsbir.search.web.measures import Measures
+
+COOKIE = "zsbir-token"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server is guarded.
+
+    Attributes:
+        token: What a client must show; None: nothing (loopback only).
+        hosts: Values of the Host header that are answered, without port; empty: any.
+        rate: Requests a second of one client.
+        burst: Requests at once of one client.
+        max_k: Largest number of photos in an answer.
+        seconds: Longest time of a search.
+        waiting: Searches that may wait; more are answered 503.
+        originals: Serve the photo files as they are, with their metadata, at ``/photo/{id}?original=1``.
+    """
+
+    token: str | None = None
+    hosts: tuple[str, ...] = LOOPBACK
+    rate: float = 50.0
+    burst: int = 200
+    max_k: int = 200
+    seconds: float = 30.0
+    waiting: int = 64
+    originals: bool = False
+
+
+class Rate:
+    """A bucket of tokens a client; the clients seen longest ago are forgotten.
+
+    Args:
+        rate: Tokens a second.
+        burst: Size of a bucket.
+        clients: How many are remembered.
+        clock: Seconds, rising.
+    """
+
+    def __init__(
+        self, rate: float, burst: int, clients: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate, self._burst, self._clients, self._clock = rate, burst, clients, clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def allows(self, client: str) -> bool:
+        """Take one token of a client's bucket; False if it is empty."""
+        now = self._clock()
+        with self._lock:
+            level, then = self._buckets.pop(client, (float(self._burst), now))
+            level = min(float(self._burst), level + (now - then) * self._rate)
+            allowed = level >= 1
+            self._buckets[client] = (level - allowed, now)
+            while len(self._buckets) > self._clients:
+                self._buckets.popitem(last=False)
+        return allowed
+
+
+class Guard:
+    """Middleware that lets a request pass or answers 400, 401, 421 or 429; it counts and times all of them.
+
+    Args:
+        app: The rest of the application.
+        settings: What is asked for.
+        measures: Where requests are counted.
+        policy: The Content-Security-Policy of every answer.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, measures: Measures, policy: str) -> None:
+        self._app, self._settings, self._measures = app, settings, measures
+        self._rate = Rate(settings.rate, settings.burst)
+        self._headers = {
+            "content-security-policy": policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cross-origin-resource-policy": "same-origin",
+            "x-frame-options": "DENY",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers[name] = value
+            await send(message)
+
+        try:
+            refusal = self._refuse(Request(scope))
+            await (refusal or self._app)(scope, receive, sending)
+        finally:
+            self._measures.request(_route(scope["path"]), status, time.perf_counter() - began)
+
+    def _refuse(self, request: Request) -> Response | None:
+        host = request.headers.get("host", "")
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if self._settings.hosts and name.lower() not in self._settings.hosts:
+            # A page elsewhere may point its own name at this machine; it must not read the answers.
+            return problem(421, "this server is not called by that name")
+        client = request.client.host if request.client else "?"
+        if not self._rate.allows(client):
+            return problem(429, "too many requests: wait a moment", {"retry-after": "1"})
+        if self._settings.token is None or request.url.path == "/health":
+            return None
+        return self._check_token(request)
+
+    def _check_token(self, request: Request) -> Response | None:
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if _same(bearer or request.cookies.get(COOKIE, ""), self._settings.token):
+            return None
+        if request.url.path == "/" and _same(request.query_params.get("token", ""), self._settings.token):
+            # Once in the address, then in a cookie: it does not stay in the browser's history.
+            answer = RedirectResponse("/", status_code=303)
+            answer.set_cookie(COOKIE, self._settings.token or "", httponly=True, samesite="strict", max_age=86_400 * 30)
+            return answer
+        return problem(401, "this server asks for its token", {"www-authenticate": "Bearer"})
+
+
+def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return an error as JSON: ``{"error": message}``."""
+    return JSONResponse({"error": message}, status_code=status, headers=headers)
+
+
+def _same(given: str, wanted: str | None) -> bool:
+    return wanted is not None and hmac.compare_digest(given.encode(), wanted.encode())
+
+
+def _route(path: str) -> str:
+    first = "/" + path.lstrip("/").partition("/")[0]
+    return first if first in ("/", "/search", "/photo", "/health", "/metrics", "/openapi.json") else "other"

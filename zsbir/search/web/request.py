@@ -1,0 +1,85 @@
+"""What a search request asks for, checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from zsbir.search.uploads import Limits, RefusedError, decode_strokes, decode_upload
+from zsbir.search.web.guard import Settings
+
+IMAGES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml")
+_FIELDS = {"strokes", "text", "mix", "k", "like"}
+_LONGEST = 500
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search.
+
+    Attributes:
+        k: How many photos.
+        image: A drawing, mode RGB.
+        text: Words.
+        mix: Weight of the text, in [0, 1].
+        like: Number of a photo to find others like it.
+    """
+
+    k: int = 20
+    image: Image.Image | None = None
+    text: str | None = None
+    mix: float = 0.5
+    like: int | None = None
+
+
+def wanted(
+    headers: Mapping[str, str], query: Mapping[str, str], body: bytes, settings: Settings, limits: Limits
+) -> Wanted:
+    """Read a request: an image as the body, or JSON with strokes, a text or a photo's number.
+
+    Raises:
+        RefusedError: If it is anything else, with the status that says so.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in IMAGES:
+        given: dict[str, Any] = {key: query[key] for key in ("text", "k", "mix") if key in query}
+        for key, number in (("k", int), ("mix", float)):
+            if key in given:
+                try:
+                    given[key] = number(given[key])
+                except ValueError:
+                    raise RefusedError(f"{key} must be a number", 422) from None
+        return _checked({**given, "image": decode_upload(body, limits)}, settings)
+    # A plain form cannot send these types, so a page elsewhere cannot make a browser search here unasked.
+    if kind != "application/json":
+        raise RefusedError(f"send {', '.join(IMAGES)} or application/json", 415)
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusedError("the request is no JSON") from None
+    if not isinstance(values, dict) or not set(values) <= _FIELDS:
+        raise RefusedError(f"the request must be an object with some of {', '.join(sorted(_FIELDS))}", 422)
+    values = {key: value for key, value in values.items() if value is not None}
+    if "strokes" in values:
+        values["image"] = decode_strokes(values.pop("strokes"), limits)
+    return _checked(values, settings)
+
+
+def _checked(given: dict[str, Any], settings: Settings) -> Wanted:
+    k, mix, text, like = given.get("k", 20), given.get("mix", 0.5), given.get("text", ""), given.get("like")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= settings.max_k:
+        raise RefusedError(f"k must be a whole number from 1 to {settings.max_k}", 422)
+    if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not (math.isfinite(mix) and 0 <= mix <= 1):
+        raise RefusedError("mix must be a number from 0 to 1", 422)
+    if not isinstance(text, str) or len(text) > _LONGEST or any(0xD800 <= ord(c) < 0xE000 for c in text):
+        raise RefusedError(f"text must be a string of at most {_LONGEST} characters", 422)
+    if like is not None and (isinstance(like, bool) or not isinstance(like, int) or not 0 <= like < 2**63):
+        raise RefusedError("like must be the id of a photo", 422)
+    if like is None and "image" not in given and not text.strip():
+        raise RefusedError("there is nothing to search for: send a drawing, strokes, a text or the id of a photo", 422)
+    return Wanted(k, given.get("image"), text.strip() or None, float(mix), like)
