@@ -66,6 +66,7 @@ def test_report_holds_every_part(pair):
     assert [t["note"] for t in data["top"]] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
     best, worst = data["top"][0], data["top"][-1]
     assert best["ap"] > worst["ap"]
+    assert 0 <= data["domain_gap"]["accuracy"] <= 1
     for shown in data["top"]:
         assert shown["scores"] == sorted(shown["scores"], reverse=True)
         assert shown["correct"] == [label == shown["label"] for label in shown["labels"]]
@@ -159,6 +160,18 @@ def test_itq_turns_by_a_rotation_and_quantises_better_than_pca():
     plain = torch.linalg.eigh(torch.cov(vectors.T)).eigenvectors[:, -8:]
     assert loss(quantiser.rotation) < loss(plain)
     assert torch.equal(quantiser.codes(vectors), fit_itq(vectors, 8).codes(vectors))
+
+
+def test_a_sweep_is_marked_as_oracle(pair, monkeypatch):
+    from zsbir.matchers import sweeps
+
+    monkeypatch.setitem(sweeps.GRIDS, "small", sweeps.Grid((2,), (3, 4)))
+    matcher = {"name": "one-to-many", "sweep": "small", "model": "k-means"}
+    report = Evaluator("sbka", matcher, ks=(5,), resamples=0).evaluate(*pair)
+    tried = [results["sbka"]["mAP@all"] for results in report.groups.values()]
+    assert len(tried) == 2
+    assert report.results["sbka"]["mAP@all"] == pytest.approx(max(tried))
+    assert any("oracle: chosen on the test labels" in note for note in report.notes)
 
 
 def test_few_queries_is_flagged(pair):

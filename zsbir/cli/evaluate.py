@@ -74,7 +74,8 @@ def evaluate(
             report = _evaluate(evaluator, subject, setting, bits, seed)
             reports[str(path)] = report
             if is_first():
-                folder = _target(subject.folder, out, setting, bits, path if len(run) > 1 else None)
+                name = f"binary-{bits}" if setting == "binary" else setting
+                folder = _target(subject.folder, out, name, part, path if len(run) > 1 else None)
                 report.save(folder, html, *(subject.openers or ()))
                 _show(str(path), report, folder)
     if seeds and is_first():
@@ -108,11 +109,11 @@ def _evaluate(evaluator: Any, subject: Subject, setting: Setting, bits: int, see
     return found
 
 
-def _target(folder: Path, out: Path | None, setting: str, bits: int, path: Path | None) -> Path:
+def _target(folder: Path, out: Path | None, setting: str, part: str, path: Path | None) -> Path:
     if out is not None:
         return out if path is None else out / "-".join(path.parts[-2:]).strip("/.-")
-    name = f"binary-{bits}" if setting == "binary" else setting
-    return folder / "evaluation" if setting == "zero-shot" else folder / "evaluation" / name
+    below = [name for name, plain in ((part, "test"), (setting, "zero-shot")) if name != plain]
+    return folder.joinpath("evaluation", *below)
 
 
 def _show(name: str, report: Report, folder: Path) -> None:
@@ -128,6 +129,8 @@ def _show(name: str, report: Report, folder: Path) -> None:
     print("\n" + report.table())
     for group, results in report.groups.items():
         print(f"\n{group}\n{table(results)}")
+    if report.domain_gap is not None:
+        print(report.domain_gap.describe())
     for protocol in report.protocols:
         print(f"{protocol.name}: {protocol.describe()}")
     print(f"\nreport: {folder}")

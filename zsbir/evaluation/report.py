@@ -79,10 +79,11 @@ def html_page(
 def _summary(report: Report) -> str:
     c = report.counts
     level = ", ".join(f"{value:.4f} ({name})" for name, value in report.chance.items())
+    gap = "" if report.domain_gap is None else f" {report.domain_gap.describe().capitalize()}."
     what = "acc@1" if report.setting == "fine-grained" else "mAP@all"
     return (
         f"Setting: {report.setting}. {c['evaluated']} of {c['queries']} sketches against {c['gallery']} photos, "
-        f"{c['classes']} classes. Matcher: {report.matcher}. {what} of a random order: {level}."
+        f"{c['classes']} classes. Matcher: {report.matcher}. {what} of a random order: {level}.{gap}"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zsbir.evaluation.details import TopPhotos
+from zsbir.evaluation.domain_gap import DomainGap
 from zsbir.evaluation.measure import PerQuery
 from zsbir.evaluation.protocols import Protocol
 
@@ -43,6 +44,7 @@ class Report:
         per_query: The metrics of each query.
         query_paths: Files of the evaluated queries; empty if not known.
         meta: Where both sides come from.
+        domain_gap: How far apart the embeddings of sketches and photos are; None where it was not measured.
         groups: Further results by name, such as ``{"seen": {protocol: {metric: value}}}`` of the generalised setting.
     """
 
@@ -64,6 +66,7 @@ class Report:
     query_paths: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     groups: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    domain_gap: DomainGap | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the per-query values as JSON values; the schema is in ``docs/report-schema.md``."""
@@ -83,6 +86,7 @@ class Report:
             "curve": self.curve,
             "confusion": np.round(self.confusion, 6).tolist(),
             "histogram": self.histogram,
+            "domain_gap": None if self.domain_gap is None else self.domain_gap.to_dict(),
             "top": [shown.to_dict() for shown in self.top],
             "meta": self.meta,
         }

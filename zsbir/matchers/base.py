@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -32,6 +33,10 @@ class Matcher:
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) float scores of a chunk of queries against the fitted gallery, on the gallery's device."""
         raise TypeError(f"{type(self).__name__} has no scores")
+
+    def variants(self) -> Sequence[Matcher]:
+        """Return the matchers this one stands for: several for a published sweep, else just itself."""
+        return [self]
 
     def describe(self) -> str:
         """Return one line for reports: name, settings, and what was fitted on."""
