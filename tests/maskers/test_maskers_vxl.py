@@ -180,6 +180,14 @@ def test_map_is_resized_to_the_encoder_grid():
     assert small(image_size=64).heatmap(photos, ["dog", "cat"], (2, 2)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("more", [{}, {"pool_type": "avg"}, {"pool_type": "avg", "final_ln_after_pool": True}])
+def test_first_row_is_the_image_feature_of_the_tower(more):
+    model = open_clip.CLIP(**{**SMALL, "vision_cfg": {**SMALL["vision_cfg"], **more}}).eval()
+    images = torch.randn(2, 3, 32, 32)
+    check_tower(model.visual, 2)
+    torch.testing.assert_close(surgery_tokens(model.visual, images, 2)[:, 0], model.encode_image(images))
+
+
 def test_position_embedding_at_its_own_size_is_itself():
     visual = small().clip.visual
     assert position_embedding(visual, (4, 4)) is visual.positional_embedding
@@ -230,7 +238,7 @@ def test_random_clip_warns_and_weights_are_needed_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["ViT-B-32", "ViT-L-14-336", "ViT-B-16-plus-240", "EVA02-B-16", "RN50", "coca_ViT-B-32"]
+    "name", ["ViT-B-32", "ViT-L-14-336", "ViT-B-16-plus-240", "ViT-L-14-CLIPA", "EVA02-B-16", "RN50", "coca_ViT-B-32"]
 )
 def test_towers_that_surgery_can_be_done_on(name):
     with torch.device("meta"):

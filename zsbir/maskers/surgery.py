@@ -20,7 +20,7 @@ def check_tower(visual: Any, blocks: int) -> None:
     """Refuse an image tower that surgery cannot be done on.
 
     Raises:
-        ZsbirError: If it is no ViT of open_clip with a class token and one projection, or has fewer blocks.
+        ZsbirError: If it is no ViT of open_clip, pools by attention, or has fewer blocks.
     """
     layers = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if layers is None or not hasattr(visual, "class_embedding"):
@@ -28,10 +28,11 @@ def check_tower(visual: Any, blocks: int) -> None:
             f"CLIP Surgery needs a ViT of open_clip, and this image tower is a {type(visual).__name__}: use a model "
             "such as 'ViT-B-16-quickgelu'"
         )
-    if visual.attn_pool is not None or visual.pool_type != "tok" or not hasattr(layers[0].attn, "in_proj_weight"):
+    plain = visual.attn_pool is None and visual.pool_type in ("tok", "avg")
+    if not plain or not hasattr(layers[0].attn, "in_proj_weight"):
         raise ZsbirError(
-            "CLIP Surgery needs the class token as the image feature; this tower pools its tokens another way: use "
-            "a model such as 'ViT-B-16-quickgelu'"
+            "CLIP Surgery needs the class token, or the mean of the patches, as the image feature; this tower pools "
+            "by attention: use a model such as 'ViT-B-16-quickgelu'"
         )
     if not 1 <= blocks <= len(layers):
         raise ZsbirError(f"blocks={blocks} surgery blocks, but the image tower has {len(layers)}: choose 1 to that")
@@ -52,7 +53,8 @@ def surgery_tokens(visual: Any, images: Tensor, blocks: int = 6) -> Tensor:
 
     In each of the last `blocks` blocks the value projection attends to itself: the surgery path adds up
     softmax(v vᵀ·s) v, computed from the original path's normalised input, without the MLP. The original path runs on
-    untouched. The class token is taken from the original path, the patch tokens from the surgery path.
+    untouched. The class token is taken from the original path, the patch tokens from the surgery path. In towers whose
+    image feature is the mean of the patches (CLIPA), that mean takes the class token's place.
 
     Args:
         visual: A VisionTransformer of open_clip that `check_tower` accepts.
@@ -75,7 +77,8 @@ def surgery_tokens(visual: Any, images: Tensor, blocks: int = 6) -> Tensor:
     for block in layers[len(layers) - blocks :]:
         surgery = surgery + block.ls_1(_value_attention(block, x))
         x = block(x)
-    tokens: Tensor = visual.ln_post(torch.cat([x[:, :1], surgery[:, 1:]], dim=1))
+    image = visual._pool(x)[0].unsqueeze(1)  # with ln_post, as the tower itself ends
+    tokens: Tensor = torch.cat([image, visual.ln_post(surgery[:, 1:])], dim=1)
     return tokens @ visual.proj if visual.proj is not None else tokens
 
 
