@@ -185,6 +185,19 @@ def test_precision_recall_curve():
     assert metrics.interpolated_precision(ranks, [0.0, 0.5, 0.51, 1.0]).tolist() == [[1.0, 1.0, 0.5, 0.5]]
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_what_the_cpu_gives():
+    generator = np.random.default_rng(0)
+    for scores in (generator.normal(size=(50, 400)), generator.integers(-4, 4, (50, 400))):
+        matrix = torch.from_numpy(scores.astype(np.float32))
+        labels = np.arange(50) % 9, np.arange(400) % 9
+        on_cpu = evaluate_scores(matrix, *labels, ALL, (5, 50))
+        on_gpu = evaluate_scores(matrix.cuda(), *labels, ALL, (5, 50))
+        for name in ALL:
+            assert on_gpu[name] == pytest.approx(on_cpu[name], abs=1e-12)
+
+
 @pytest.mark.parametrize("shards", [2, 3, 7])
 def test_chunks_and_shards_give_the_same_bits(shards, monkeypatch):
     generator = np.random.default_rng(1)

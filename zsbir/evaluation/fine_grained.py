@@ -20,18 +20,16 @@ from zsbir.types import Embeddings, Labels
 
 KS = (1, 5, 10)
 _WANTED = ("acc@k", "MRR")
-ACROSS = Protocol(
-    "across categories", "exact", "expectation", None, None, "query", "instance level: all photos are searched; acc@k"
-)
-WITHIN = Protocol(
-    "within category",
-    "exact",
-    "expectation",
-    None,
-    None,
-    "query",
-    "instance level: the photos of the sketch's category are searched; acc@k",
-)
+_ACC = "acc@k is the share of sketches whose own photo is among the first k of {}; MRR; mean over queries; ties: {}"
+
+
+def _protocol(name: str, searched: str) -> Protocol:
+    definition = _ACC.format(searched, "expectation")
+    return Protocol(name, "exact", "expectation", None, None, "query", "fine-grained (instance level) SBIR", definition)
+
+
+ACROSS = _protocol("across categories", "all photos")
+WITHIN = _protocol("within category", "the photos of its category")
 
 
 def fine_grained(

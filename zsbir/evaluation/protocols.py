@@ -37,6 +37,7 @@ class Protocol:
             among the first ``min(k, R)``. None: the release has no P@k.
         average: Mean over queries, or per class first and then over classes.
         used_by: Who evaluates so, and where that is written.
+        definition: What `describe` says, where the fields above do not tell it.
     """
 
     name: str
@@ -46,9 +47,12 @@ class Protocol:
     precision_at: CutPrecision | None
     average: Average
     used_by: str
+    definition: str = ""
 
     def describe(self) -> str:
         """Return the definition in one line, as reports print it."""
+        if self.definition:
+            return self.definition
         kind = "exact AP" if self.ap == "exact" else "VOC-interpolated AP"
         at = f"AP@k over {self.ap_at}" if self.ap_at else "no AP@k"
         precision = f"P@k over {self.precision_at}" if self.precision_at else "no P@k"
