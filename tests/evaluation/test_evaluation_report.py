@@ -162,6 +162,12 @@ def test_itq_turns_by_a_rotation_and_quantises_better_than_pca():
     assert torch.equal(quantiser.codes(vectors), fit_itq(vectors, 8).codes(vectors))
 
 
+def test_half_precision_is_said(pair):
+    with pytest.warns(UserWarning, match="float16"):
+        report = EVALUATOR.evaluate(pair[0], replace(pair[1], vectors=pair[1].vectors.half()))
+    assert "the embeddings are stored in float16" in report.notes
+
+
 def test_a_sweep_is_marked_as_oracle(pair, monkeypatch):
     from zsbir.matchers import sweeps
 

@@ -116,7 +116,7 @@ class Evaluator:
             chance=_chance(left.labels, right.labels, found, self.protocols),
             matcher=describe_matcher(self.matcher),
             setting=setting,
-            notes=(*notes, *transductive, *found.notes),
+            notes=(*notes, *transductive, *_half(queries, gallery), *found.notes),
             classes=classes,
             curve=_curve(found),
             confusion=confusion,
@@ -197,6 +197,11 @@ def _chance(queries: Labels, gallery: Labels, found: PerQuery, protocols: Sequen
     per_query = np.array([level[int(c)] for c in found.labels])
     by_class = float(np.mean(list(level.values())))
     return {p.name: by_class if p.average == "class" else float(per_query.mean()) for p in protocols}
+
+
+def _half(*sides: Embeddings) -> list[str]:
+    kinds = [side.vectors.dtype for side in sides if side.vectors.dtype in (torch.float16, torch.bfloat16)]
+    return [f"the embeddings are stored in {str(kinds[0]).removeprefix('torch.')}"] if kinds else []
 
 
 def _gap(queries: Embeddings, gallery: Embeddings, seed: int) -> DomainGap | None:
