@@ -37,8 +37,9 @@ data = DATASETS.build(sys.argv[1], root=sys.argv[2], source=sys.argv[3])
 seconds, after, cpu = time.perf_counter() - start, peak(), time.process_time() - cpu
 start = time.perf_counter()
 data.manifest_hash
-print(json.dumps({"seconds": seconds, "cpu_s": cpu, "peak_mb": after, "growth_mb": after - before, "source": data.reading.source,
- "files": sum(len(s.sketches) + len(s.photos) for s in data.parts.values()), "hash_s": time.perf_counter() - start}))
+files = sum(len(split.sketches) + len(split.photos) for split in data.parts.values())
+print(json.dumps({"seconds": seconds, "cpu_s": cpu, "peak_mb": after, "growth_mb": after - before, "files": files,
+    "source": data.reading.source, "hash_s": time.perf_counter() - start}))
 """
 
 
@@ -169,10 +170,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=Path("../shared/data/pacs6"), help="images for the throughput")
+    parser.add_argument("--folder", type=Path, help="where the trees are made; default: the system's temporary folder")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=224)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         counts = {name: scale(name, Path(folder), min(options.repeats, 3)) for name in PUBLISHED}
         loaders = [
             throughput(options.root, Path(folder) / f"cache{workers}", workers, 64, options.size, options.repeats)

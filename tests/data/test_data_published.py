@@ -169,7 +169,8 @@ def test_lists_without_their_images(tmp_path):
 def test_read_list_lines(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(
-        b"\xef\xbb\xbfpng_ready/person sitting/1.png 12\r\nambiguity\\ant\\ext_107.jpg 0\n\n./a/b c/d 2.png\t7\n a/no number.png\n"
+        b"\xef\xbb\xbfpng_ready/person sitting/1.png 12\r\nambiguity\\ant\\ext_107.jpg 0\n\n"
+        b"./a/b c/d 2.png\t7\n a/no number.png\n"
     )
     paths, numbers = read_list(path)
     assert paths == ["png_ready/person sitting/1.png", "ambiguity/ant/ext_107.jpg", "a/b c/d 2.png", "a/no number.png"]

@@ -133,7 +133,8 @@ def _run_subject(
         chosen,
         _run_notes(run, dataset, method, part),
         (_opener(dataset, split.sketches), _opener(dataset, split.photos)),
-        lambda: _on(device, *embedded(dataset.train)),
+        # The generalised gallery: seen images kept out of training, where the dataset has them.
+        lambda: _on(device, *embedded(dataset.seen_test if len(dataset.seen_test.photos) else dataset.train)),
     )
 
 
@@ -152,12 +153,17 @@ def _on(device: str, queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
 
 
 def _run_notes(run: Mapping[str, Any], dataset: Dataset, method: Method, part: Part) -> tuple[str, ...]:
+    from zsbir.data.purity import imagenet_purity
+
     notes = list(dataset.notes)
     if run.get("settings", {}).get("select_on") == "test":
         notes.append("not honest model selection: the checkpoint was chosen on the test classes")
     if part == "validation":
         notes.append("these are the held-out seen classes (validation), not the unseen ones")
     backbone = method.spec.get("backbone")
+    purity = imagenet_purity(dataset.test.classes)
+    if part != "validation" and len(purity.unknown) < purity.total:
+        notes.append(f"{purity.sentence()} (it counts if the backbone was pretrained on ImageNet)")
     manifest = getattr(dataset, "manifest_hash", None)
     if manifest:
         notes.append(f"dataset manifest {manifest}")

@@ -46,7 +46,8 @@ class Purity:
             named = (("as such", self.same), ("by kinds of it", self.narrower), ("by a wider class", self.broader))
             shown = ", ".join(f"{len(names)} {how} ({', '.join(names)})" for how, names in named if names)
             text = f"ImageNet-1k has {self.taught} of {self.total} unseen classes: {shown}"
-        return text + (f"; {len(self.unknown)} not known ({', '.join(self.unknown)})" if self.unknown else "")
+        rest = ", ".join(self.unknown[:5]) + (", ..." if len(self.unknown) > 5 else "")
+        return text + (f"; {len(self.unknown)} not in the table ({rest})" if self.unknown else "")
 
 
 def imagenet_purity(classes: Iterable[str]) -> Purity:
