@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zsbir.methods import METHODS as METHODS
     from zsbir.methods.base import Recipe as Recipe
     from zsbir.methods.saving import load as load
+    from zsbir.search.index import Index as Index
     from zsbir.types import Embeddings as Embeddings
 
 __version__ = version("zsbir")
@@ -35,6 +36,7 @@ _WHERE = {
     "DATASETS": "zsbir.data",
     "MASKERS": "zsbir.maskers",
     "MATCHERS": "zsbir.matchers",
+    "Index": "zsbir.search.index",
     "METHODS": "zsbir.methods",
     "PROTOCOLS": "zsbir.evaluation.protocols",
     "Embeddings": "zsbir.types",

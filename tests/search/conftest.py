@@ -1,8 +1,9 @@
 import pytest
+from pictures import picture
 
 import zsbir
-from pictures import picture
 from zsbir.search.index import Index
+
 
 @pytest.fixture(scope="session")
 def method():

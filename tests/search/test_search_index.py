@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import CLIP, picture
 from PIL import Image
 
 import zsbir
-from pictures import CLIP, picture
 from zsbir.errors import ZsbirError
 from zsbir.search.index import Index
 from zsbir.search.model import find_model, fingerprint
@@ -60,7 +60,11 @@ def test_record_says_how_it_was_made(index):
 def test_update_embeds_only_what_is_new(index, photos, monkeypatch):
     embedded = []
     real = index.embedder.embed
-    monkeypatch.setattr(index.embedder, "embed", lambda pixels, domain: embedded.append(len(pixels) * (domain == "photo")) or real(pixels, domain))
+    monkeypatch.setattr(
+        index.embedder,
+        "embed",
+        lambda pixels, domain: embedded.append(len(pixels) * (domain == "photo")) or real(pixels, domain),
+    )
     (photos / "00.png").unlink()
     (photos / "01.png").rename(photos / "deep" / "renamed.png")
     shutil.copy(photos / "02.png", photos / "copy.png")

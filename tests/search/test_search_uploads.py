@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import picture
 from PIL import Image
 
-from pictures import picture
 from zsbir.search.uploads import Limits, RefusedError, decode_strokes, decode_upload
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">{}</svg>'
@@ -91,7 +91,6 @@ BAD = {
 }
 
 
-
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_refused(name):
     data, status = BAD[name]
@@ -145,7 +144,9 @@ def test_fuzz_changed_bytes(name, changes):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF0000WEBP", b"<svg "]), st.binary(max_size=300))
+@given(
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF0000WEBP", b"<svg "]), st.binary(max_size=300)
+)
 def test_fuzz_invented_bytes(start, rest):
     never_crashes(start + rest)
 
@@ -159,7 +160,9 @@ NUMBERS = st.floats() | st.integers() | st.sampled_from(["1e999", "-0", "", "NaN
         st.tuples(
             st.sampled_from(["path", "line", "rect", "circle", "polygon", "g"]),
             st.dictionaries(
-                st.sampled_from(["width", "height", "r", "stroke-width", "x1", "transform", "d", "points"]), NUMBERS, max_size=4
+                st.sampled_from(["width", "height", "r", "stroke-width", "x1", "transform", "d", "points"]),
+                NUMBERS,
+                max_size=4,
             ),
         ),
         max_size=6,
@@ -174,7 +177,9 @@ def test_fuzz_svg(shapes, side):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3), st.lists, max_leaves=20))
+@given(
+    st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3), st.lists, max_leaves=20)
+)
 def test_fuzz_strokes(strokes):
     try:
         decode_strokes(strokes)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pictures import picture
 from PIL import Image
 
-from pictures import picture
 from zsbir.search.index import Index
 from zsbir.search.uploads import Limits
 from zsbir.search.web.app import create_app
@@ -232,7 +232,9 @@ def test_twenty_users_at_once(index):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=4), max_leaves=8
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda x: st.lists(x, max_size=4),
+    max_leaves=8,
 )
 
 

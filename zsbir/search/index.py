@@ -100,7 +100,9 @@ class Index:
         temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="zsbir-index-")
         folder = Path(temporary.name) / "index" if temporary else Path(str(out))
         if (folder / _RECORD).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-            raise ZsbirError(f"{folder} exists already: give another name, or update it with Index.load(...).update(...)")
+            raise ZsbirError(
+                f"{folder} exists already: give another name, or update it with Index.load(...).update(...)"
+            )
         first = next(iter(photo_files(photos)), None)
         if first is None:
             raise ZsbirError(f"{photos} holds no image file")
@@ -136,15 +138,15 @@ class Index:
         given = model if isinstance(model, Method) else load(folder / "model") if model is None else find_model(model)
         if fingerprint(given) != record["fingerprint"]:
             name = record["model"]["name"]
-            raise ZsbirError(f"{folder} was made by another model ({name!r}): its vectors cannot be compared with this one's")
+            raise ZsbirError(
+                f"{folder} was made by another model ({name!r}): its vectors cannot be compared with this one's"
+            )
         return cls(folder, record, Embedder(given, device))
 
     def __len__(self) -> int:
         return len(self.catalog)
 
-    def update(
-        self, photos: str | Path, *, batch_size: int = 32, workers: int = 2, progress: bool = False
-    ) -> Changes:
+    def update(self, photos: str | Path, *, batch_size: int = 32, workers: int = 2, progress: bool = False) -> Changes:
         """Make the index hold exactly the photos of a folder or list; what is in already is not embedded again.
 
         It may be stopped at any moment and called again. Files that cannot be read are skipped: see `skipped`.
@@ -281,7 +283,9 @@ class Index:
             self.catalog.checkpoint()
             if folder is not None and Path(folder).absolute() != self.folder.absolute():
                 with replaced(Path(folder)) as new:
-                    shutil.copytree(self.folder, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+                    shutil.copytree(
+                        self.folder, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*-wal", "*-shm")
+                    )
 
     def close(self) -> None:
         """Let go of the files; a temporary index is deleted."""

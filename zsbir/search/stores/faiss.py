@@ -59,7 +59,9 @@ class FaissStore(Store):
             try:
                 self._index = self._faiss.read_index(str(kept))
             except RuntimeError as error:
-                raise ZsbirError(f"{kept} is damaged ({str(error).splitlines()[-1]}): delete it, it is rebuilt") from None
+                raise ZsbirError(
+                    f"{kept} is damaged ({str(error).splitlines()[-1]}): delete it, it is rebuilt"
+                ) from None
         self._catch_up()
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
@@ -102,9 +104,7 @@ class FaissStore(Store):
         if not total:
             return padded(np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64), k)
         wanted = min(total, k if self.kind == "flat" else k * self.rescore)
-        _, rows = self._index.search(
-            np.ascontiguousarray(queries, np.float32), wanted, params=self._parameters(wanted)
-        )
+        _, rows = self._index.search(np.ascontiguousarray(queries, np.float32), wanted, params=self._parameters(wanted))
         rows = np.asarray(rows, dtype=np.int64)
         vectors = self._file.rows[np.maximum(rows, 0)]
         scores = np.einsum("qcd,qd->qc", vectors, queries).astype(np.float32)

@@ -35,11 +35,11 @@ def openapi(settings: Settings, limits: Limits) -> dict[str, Any]:
     }
     hits = {"type": "object", "required": ["hits"], "properties": {"hits": {"type": "array", "items": hit}}}
     content: dict[str, Any] = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGES}
-    content["application/json"] = {
-        "schema": {"type": "object", "properties": fields, "additionalProperties": False}
-    }
+    content["application/json"] = {"schema": {"type": "object", "properties": fields, "additionalProperties": False}}
     number = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
-    query = [{"name": name, "in": "query", "schema": schema} for name, schema in (("k", k), ("mix", mix), ("text", text))]
+    query = [
+        {"name": name, "in": "query", "schema": schema} for name, schema in (("k", k), ("mix", mix), ("text", text))
+    ]
     size = {"name": "size", "in": "query", "schema": {"enum": ["small", "large"], "default": "small"}}
     found = {"200": _answer("The photos, best first", "application/json", hits)}
     picture = {"200": _answer("A JPEG without metadata", "image/jpeg", {"type": "string", "format": "binary"})}

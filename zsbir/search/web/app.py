@@ -64,7 +64,9 @@ class Site:
     async def search(self, request: Request) -> Response:
         """Photos for a drawing, strokes, a text or another photo."""
         body = await self._body(request)
-        asked = await self._working(partial(wanted, request.headers, request.query_params, body, self.settings, self.limits))
+        asked = await self._working(
+            partial(wanted, request.headers, request.query_params, body, self.settings, self.limits)
+        )
         hits = await self._working(partial(self._find, asked))
         return JSONResponse({"hits": [self._plain(hit) for hit in hits]})
 
@@ -202,5 +204,3 @@ async def _late(request: Request, error: Exception) -> Response:
 
 async def _broken(request: Request, error: Exception) -> Response:
     return problem(500, "something went wrong here; the server's log has it")
-
-

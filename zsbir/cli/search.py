@@ -1,0 +1,80 @@
+"""Find photos by drawing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+
+def search(
+    index: Annotated[Path, Positional],
+    sketches: Annotated[tuple[Path, ...], Positional] = (),
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
+    text: str | None = None,
+    mix: float = 0.5,
+    matcher: str | None = None,
+    set: tuple[str, ...] = (),
+    candidates: int = 1000,
+    json: bool = False,
+    picture: Path | None = None,
+    model: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Find the photos of an index that show what was drawn.
+
+    Args:
+        index: What `zsbir index` wrote.
+        sketches: PNG, JPEG, SVG or QuickDraw files (name.ndjson#17 for the 17th drawing, counted from 0).
+        k: Photos for each sketch.
+        text: Words to search for, alone or together with each sketch.
+        mix: Weight of the text beside a sketch, 0 to 1.
+        matcher: How photos are scored, see `zsbir list`; default: cosine.
+        set: Settings of the matcher, key=value.
+        candidates: How many of the nearest photos another matcher looks at.
+        json: Print JSON.
+        picture: Also draw sketches and photos into this file.
+        model: The model for the sketches; it must be the one that made the index. Default: the index's own copy.
+        device: Where to run.
+    """
+    import json as json_module
+
+    from PIL import Image
+
+    from zsbir.cli._options import assignments
+    from zsbir.errors import ZsbirError
+    from zsbir.search.index import Hit, Index
+    from zsbir.search.model import choose_device
+    from zsbir.search.query import open_query
+
+    if not sketches and text is None:
+        raise ZsbirError("there is nothing to search for: give sketch files, --text, or both")
+    opened = Index.load(index, model, choose_device(device))
+    images: list[Image.Image | None] = [open_query(sketch) for sketch in sketches]
+    images = images or [None]
+    how = {"name": matcher, **assignments(set, "--set")} if matcher and set else matcher
+    rows: list[list[Hit]] = []
+    for image in images:
+        rows.append(opened.search(image, k, text=text, mix=mix, matcher=how, candidates=candidates))
+    opened.close()
+    names = [str(sketch) for sketch in sketches] or [str(text)]
+    if json:
+        found = [
+            {"query": name, "hits": [{"path": hit.path, "score": hit.score, "id": hit.id} for hit in hits]}
+            for name, hits in zip(names, rows, strict=True)
+        ]
+        print(json_module.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        for name, hits in zip(names, rows, strict=True):
+            print(name)
+            for hit in hits:
+                print(f"  {hit.score:7.4f}  {hit.path}")
+    if picture is not None:
+        from zsbir.search.picture import draw_hits
+
+        try:
+            draw_hits(list(zip(images, rows, strict=True))).save(picture)
+        except (OSError, ValueError) as error:
+            raise ZsbirError(f"the picture cannot be written to {picture}: {error}") from None

@@ -1,0 +1,50 @@
+"""A web page to draw on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+
+def serve(
+    index: Annotated[Path, Positional],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    token: str | None = None,
+    name: tuple[str, ...] = (),
+    originals: bool = False,
+    rate: float = 50.0,
+    max_upload: int = 8_000_000,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Serve a page to draw on and a JSON API, on this machine only unless told otherwise.
+
+    Args:
+        index: What `zsbir index` wrote.
+        host: Address to bind; any but the loopback asks clients for a token.
+        port: Port to bind; 0: any free one.
+        token: The token; default: the environment's ZSBIR_TOKEN, or one is made and printed.
+        name: Further names the server is called by, such as a proxy's.
+        originals: Also serve the photo files as they are, with position and camera data.
+        rate: Requests a second of one client.
+        max_upload: Largest drawing in bytes.
+        device: Where to run.
+    """
+    import os
+
+    from zsbir.search.index import Index
+    from zsbir.search.model import choose_device
+    from zsbir.search.uploads import Limits
+    from zsbir.search.web.serve import serve as run
+    from zsbir.search.web.serve import settings_for
+
+    settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
+    opened = Index.load(index, device=choose_device(device))
+
+    def ready(address: str) -> None:
+        print(f"{len(opened)} photos of {index} at {address} (Ctrl-C stops)", flush=True)
+
+    run(opened, host, port, settings, Limits(size=max_upload), ready)
+    opened.close()

@@ -1,0 +1,86 @@
+"""Running the web application."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+
+from zsbir.errors import ZsbirError
+from zsbir.search.index import Index
+from zsbir.search.uploads import Limits
+from zsbir.search.web.guard import LOOPBACK, Settings
+
+
+def settings_for(
+    host: str, token: str | None = None, hosts: tuple[str, ...] = (), originals: bool = False, rate: float = 50.0
+) -> Settings:
+    """Choose what the guard asks for: off the loopback there is always a token, made here if none is given.
+
+    Args:
+        host: The address that is bound.
+        token: What clients must show.
+        hosts: Names the server is called by, besides its own; needed behind a proxy on the loopback.
+        originals: Serve photos as they are.
+        rate: Requests a second of one client.
+
+    Raises:
+        ZsbirError: If the token is short enough to be guessed.
+    """
+    if token is not None and len(token) < 16:
+        raise ZsbirError("the token is too short to be safe: give at least 16 characters, or none and one is made")
+    local = host in LOOPBACK
+    if not local and token is None:
+        token = secrets.token_urlsafe(24)
+    known = (*LOOPBACK, host.lower(), *(name.lower() for name in hosts))
+    # Off the loopback the token guards: a foreign page can neither know it nor send its cookie.
+    return Settings(token=token, hosts=known if local or hosts else (), originals=originals, rate=rate)
+
+
+def serve(
+    index: Index,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    settings: Settings | None = None,
+    limits: Limits | None = None,
+    ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve an index until interrupted.
+
+    Args:
+        index: What is searched.
+        host: Address to bind.
+        port: Port to bind; 0: any free one.
+        settings: See `settings_for`, which makes the default.
+        limits: Of uploads.
+        ready: Called with the page's address once the port is bound.
+
+    Raises:
+        ZsbirError: If Starlette or uvicorn is not installed, or the port cannot be bound.
+    """
+    try:
+        import uvicorn
+
+        from zsbir.search.web.app import create_app
+    except ImportError as error:
+        raise ZsbirError(f"serving needs the package {error.name}: run `pip install 'zsbir[web]'`") from None
+    settings = settings or settings_for(host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise ZsbirError(f"cannot serve on {host}:{port}: {error}; give another --host or --port") from None
+        name = f"[{host}]" if ":" in host else host
+        query = f"/?token={settings.token}" if settings.token else "/"
+        ready(f"http://{name}:{bound.getsockname()[1]}{query}")
+        config = uvicorn.Config(
+            create_app(index, settings, limits),
+            log_level="warning",
+            limit_concurrency=500,
+            timeout_keep_alive=15,
+            server_header=False,
+            proxy_headers=False,  # else any client could choose the address its rate is counted under
+        )
+        uvicorn.Server(config).run(sockets=[bound])
