@@ -42,6 +42,7 @@ def train(
     save_every: int | None = None,
     max_bad_images: int = 20,
     masks: Path | None = None,
+    cache: Path | None = None,
     resume: Path | None = None,
     from_: Annotated[Path | None, arg(name="from")] = None,
 ) -> None:
@@ -76,6 +77,7 @@ def train(
         save_every: Steps between checkpoints within an epoch.
         max_bad_images: Unreadable images to skip before giving up.
         masks: A folder to keep each photo's mask in (puxim): the masker then runs once per photo, for all runs.
+        cache: A folder for decoded images, filled on first use: later epochs and runs decode nothing.
         resume: Go on with a stopped run.
         from_: Repeat a run with its exact settings, into a new folder.
     """
@@ -101,6 +103,8 @@ def train(
         from zsbir.engine.masks import use_stored_masks
 
         use_stored_masks(trainer, masks)
+    if cache is not None:
+        trainer.loader.steps.source.use_cache(cache)
     trainer.fit()
     if trainer.accelerator.is_main_process:
         print(f"done: {trainer.out}\nnext: zsbir evaluate {trainer.out}")

@@ -50,8 +50,12 @@ class ImageSource:
         self.how: dict[Domain, Prepare] = {"sketch": sketch_prepare, "photo": photo_prepare}
         self._caches: dict[Domain, ImageCache] = {}
         if cache is not None:
-            for domain, how in self.how.items():
-                self._caches[domain] = ImageCache(cache, size, how, dataset.open, dataset.variant)
+            self.use_cache(cache)
+
+    def use_cache(self, folder: str | Path) -> None:
+        """Take prepared images from a cache folder from now on, and fill it where it has gaps."""
+        for domain, how in self.how.items():
+            self._caches[domain] = ImageCache(folder, self.size, how, self.dataset.open, self.dataset.variant)
 
     def image(self, file: str, domain: Domain) -> Pixels:
         """Return (size, size, 3) uint8; raises ZsbirError for a file that cannot be read."""
