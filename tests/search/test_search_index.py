@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import threading
@@ -230,7 +231,7 @@ def test_searching_while_photos_change(index, photos):
         for number in range(30):
             try:
                 hits = index.search(picture(number % 12), 5)
-                if len(hits) < 5 or any(a.score < b.score for a, b in zip(hits, hits[1:], strict=False)):
+                if len(hits) < 5 or any(a.score < b.score for a, b in itertools.pairwise(hits)):
                     wrong.append(hits)
             except Exception as error:  # collected: a thread's exception would be lost
                 wrong.append(error)

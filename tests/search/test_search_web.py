@@ -132,8 +132,8 @@ def test_photos_are_reencoded_without_metadata(method, tmp_path):
 
 @pytest.mark.parametrize(
     "address",
-    ["/photo/0", "/photo/99999", "/photo/9999999999999999999999", "/photo/-1", "/photo/../../etc/passwd", "/photo/%2e%2e%2fetc",
-     "/photo/1/..", "/photo/", "/etc/passwd", "/photo/1%00.png", "/photo//etc/passwd"],
+    ["/photo/0", "/photo/99999", "/photo/9999999999999999999999", "/photo/-1", "/photo/../../etc/passwd",
+     "/photo/%2e%2e%2fetc", "/photo/1/..", "/photo/", "/etc/passwd", "/photo/1%00.png", "/photo//etc/passwd"],
 )  # fmt: skip
 def test_no_other_file_is_served(web, address):
     assert web.get(address).status_code == 404

@@ -55,9 +55,9 @@ def search(
     images: list[Image.Image | None] = [open_query(sketch) for sketch in sketches]
     images = images or [None]
     how = {"name": matcher, **assignments(set, "--set")} if matcher and set else matcher
-    rows: list[list[Hit]] = []
-    for image in images:
-        rows.append(opened.search(image, k, text=text, mix=mix, matcher=how, candidates=candidates))
+    rows: list[list[Hit]] = [
+        opened.search(image, k, text=text, mix=mix, matcher=how, candidates=candidates) for image in images
+    ]
     opened.close()
     names = [str(sketch) for sketch in sketches] or [str(text)]
     if json:
