@@ -44,7 +44,10 @@ def page(address):
         page = browser.new_page(viewport={"width": 390, "height": 844})
         page.wrong = []
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(address) or page.wrong.append(request.url))
+        page.on(
+            "request",
+            lambda request: request.url.startswith((address, f"blob:{address}")) or page.wrong.append(request.url),
+        )
         page.goto(address)
         yield page
         browser.close()
