@@ -82,8 +82,8 @@ def main() -> None:
         f"# Mask quality on `openmoji`\n\n{args.photos} photos of unseen classes at {SIZE} px, 14 × 14 patches, "
         f"ratio 0.7 where a masker has one. The object covers {float(objects.float().mean()):.3f} of a photo: that is "
         "the purity of chance. Pretrained weights of CLIP and of a ViT could not be had where this was run, so `vxl` "
-        "and `attention` know no class here, and what they are above chance comes from patches that stand out in random "
-        "features; `--clip-weights openai` measures the real masker.\n\n"
+        "and `attention` know no class here, and what they are above chance comes from patches that stand out in "
+        "random features; `--clip-weights openai` measures the real masker.\n\n"
         + table(["masker", "purity (± 95 %)", "recall", "kept", "ms a photo"], lines)
     )
     write("masks", {"chance": float(objects.float().mean()), "rows": found}, text)
