@@ -185,6 +185,23 @@ def test_precision_recall_curve():
     assert metrics.interpolated_precision(ranks, [0.0, 0.5, 0.51, 1.0]).tolist() == [[1.0, 1.0, 0.5, 0.5]]
 
 
+def test_threads_give_the_same_result():
+    generator = np.random.default_rng(2)
+    scores = generator.integers(-9, 9, (70, 90)).astype(np.float32)
+    labels = generator.integers(0, 5, 70), generator.integers(0, 5, 90)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(evaluate_scores(scores, *labels, ALL, (4, 20)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in ALL:
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-12)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_what_the_cpu_gives():

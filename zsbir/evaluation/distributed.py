@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.measure import Collected, PerQuery, Plan, Request, chunk_rows
+from zsbir.evaluation.measure import Collected, PerQuery, Plan, Request, chunk_rows, found
 from zsbir.evaluation.ranking import rank_shard, sorted_rows
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
@@ -153,7 +153,7 @@ def measure_sharded(
             best_first, many = relevant.best_first(scores, labels[index])
             ranks = rank_shard(scores.contiguous(), best_first, many, len(photos), _summed)
             if number % dist.get_world_size() == dist.get_rank():
-                collected.add(index, ranks)
+                collected.add(index, [found(ranks, request)])
     return gather(collected.result(plan))
 
 

@@ -16,6 +16,7 @@ from zsbir.evaluation import metrics
 from zsbir.evaluation.inputs import check_finite
 from zsbir.evaluation.protocols import PROTOCOLS, Protocol
 from zsbir.evaluation.ranking import Ranks, rank_relevant
+from zsbir.evaluation.workers import row_workers
 from zsbir.types import Labels
 
 Floats = npt.NDArray[np.float64]
@@ -188,13 +189,15 @@ def measure(
     """
     plan = Plan(query_labels, gallery_labels, chunk_rows(len(gallery_labels), itemsize, torch.device(device)))
     collected = Collected(request)
-    with torch.inference_mode():
+    with torch.inference_mode(), row_workers(torch.device(device)) as workers:
         for number, index in enumerate(plan.chunks()):
             if number % shard[1] != shard[0]:
                 continue
-            scores = chunk(index)
+            scores = chunk(index).contiguous()
             check_finite(scores, "rows of scores from the matcher")
-            collected.add(index, rank_relevant(scores.contiguous(), *plan.relevant(index, device)))
+            columns, many = plan.relevant(index, device)
+            parts = [(scores[rows], columns[rows], many[rows]) for rows in workers.split(len(index))]
+            collected.add(index, workers.map(lambda *part: found(rank_relevant(*part), request), parts))
     return collected.result(plan)
 
 
@@ -203,6 +206,16 @@ def chunk_rows(gallery: int, itemsize: int, device: torch.device) -> int:
     budget = CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES
     most = MAX_ROWS * 16 if device.type == "cuda" else MAX_ROWS
     return int(np.clip(budget // (gallery * itemsize), 1, most))
+
+
+Found = tuple[dict[tuple[str, str], Tensor], Tensor | None]
+"""Values (q,) by protocol and metric, and the precision-recall curves (q, L)."""
+
+
+def found(ranks: Ranks, request: Request) -> Found:
+    """Return what is asked for of some queries, on the CPU."""
+    curve = metrics.interpolated_precision(ranks, request.levels).cpu() if request.levels else None
+    return _metrics(ranks, request), curve
 
 
 class Collected:
@@ -214,12 +227,13 @@ class Collected:
         self._values: list[dict[tuple[str, str], Tensor]] = []
         self._curves: list[Tensor] = []
 
-    def add(self, index: npt.NDArray[np.int64], ranks: Ranks) -> None:
-        """Compute and keep the metrics of the queries at `index`."""
+    def add(self, index: npt.NDArray[np.int64], found: Sequence[Found]) -> None:
+        """Keep the metrics of the queries at `index`, in one or several parts."""
         self._index.append(index)
-        self._values.append(_metrics(ranks, self.request))
-        if self.request.levels:
-            self._curves.append(metrics.interpolated_precision(ranks, self.request.levels).cpu())
+        for values, curve in found:
+            self._values.append(values)
+            if curve is not None:
+                self._curves.append(curve)
 
     def result(self, plan: Plan) -> PerQuery:
         """Return everything in the order of the queries."""
