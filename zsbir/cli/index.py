@@ -17,7 +17,7 @@ def index(
     set: tuple[str, ...] = (),
     matcher: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int = 32,
+    batch_size: int = 8,
     workers: int = 2,
 ) -> None:
     """Index a folder of photos, to find them by drawing. Run it again to continue, or after photos changed.

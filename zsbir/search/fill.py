@@ -17,7 +17,7 @@ from zsbir.search.stores.base import Vectors
 
 Insert = Callable[[Sequence[Entry], Vectors, Sequence[tuple[str, str]]], None]
 
-_EACH = 8
+_EACH = 32
 """Batches between two writes: what a stopped run loses at most."""
 
 

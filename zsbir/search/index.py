@@ -78,7 +78,7 @@ class Index:
         *,
         store: str | Mapping[str, Any] = "exact",
         device: str = "cpu",
-        batch_size: int = 32,
+        batch_size: int = 8,
         workers: int = 2,
         progress: bool = False,
     ) -> Index:
@@ -146,7 +146,7 @@ class Index:
     def __len__(self) -> int:
         return len(self.catalog)
 
-    def update(self, photos: str | Path, *, batch_size: int = 32, workers: int = 2, progress: bool = False) -> Changes:
+    def update(self, photos: str | Path, *, batch_size: int = 8, workers: int = 2, progress: bool = False) -> Changes:
         """Make the index hold exactly the photos of a folder or list; what is in already is not embedded again.
 
         It may be stopped at any moment and called again. Files that cannot be read are skipped: see `skipped`.
@@ -173,7 +173,7 @@ class Index:
             self.store.finish()
         return changes
 
-    def add(self, photos: Iterable[str | Path], *, batch_size: int = 32, workers: int = 2) -> Changes:
+    def add(self, photos: Iterable[str | Path], *, batch_size: int = 8, workers: int = 2) -> Changes:
         """Add image files; those that are in already are embedded again only if their content changed."""
         files = [str(Path(photo).absolute()) for photo in photos]
         wanted = set(files)
