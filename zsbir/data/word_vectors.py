@@ -14,6 +14,7 @@ A plain string is a file's path.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,15 +48,23 @@ def class_weights(source: str | Mapping[str, Any], classes: Sequence[str]) -> Te
     spec = {"name": "file", "path": source} if isinstance(source, str) else dict(source)
     name = str(spec.pop("name", ""))
     if name not in _SOURCES:
-        raise ZsbirError(
-            f"there is no source of class meanings {name!r}. {close_matches(name, [*_SOURCES, 'wordnet'])}"
-        )
-    try:
-        vectors = _SOURCES[name](classes, **spec)
-    except TypeError as error:
-        raise ZsbirError(f"the negatives' source {name!r}: {error}") from None
+        raise ZsbirError(f"there is no source of class meanings {name!r}. {close_matches(name, [*_SOURCES])}")
+    function = _SOURCES[name]
+    for key in spec:
+        known = list(inspect.signature(function).parameters)[1:]
+        if key not in known:
+            raise ZsbirError(
+                f"the source of class meanings {name!r} has no option {key!r}. {close_matches(key, known)}"
+            )
+    if name == "file" and "path" not in spec:
+        raise ZsbirError("the source of class meanings 'file' needs a path")
+    found = function(classes, **spec)
+    return inverse_distance(torch.from_numpy(found).double() if name == "wordnet" else _distances(found))
+
+
+def _distances(vectors: Vectors) -> Tensor:
     table = torch.from_numpy(vectors).double()
-    return inverse_distance(torch.cdist(table, table, compute_mode="donot_use_mm_for_euclid_dist"))
+    return torch.cdist(table, table, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def inverse_distance(distance: Tensor) -> Tensor:
@@ -192,8 +201,40 @@ def vectors_from_sentences(classes: Sequence[str], model: str = "all-MiniLM-L6-v
     return np.asarray(rows, dtype=np.float32)
 
 
+def wordnet_distances(classes: Sequence[str], folder: str | None = None) -> Vectors:
+    """Return the (C, C) distances of the class names in WordNet, at least 0.
+
+    Args:
+        classes: The class names.
+        folder: WordNet's database files: the length of the path between the first senses. None: the Euclidean
+            distance of the rows of the shipped table of similarities to the 1,000 ImageNet classes.
+
+    Raises:
+        ZsbirError: If a class is not found.
+    """
+    from zsbir.data.semantic import noun_senses, semantic_prior
+    from zsbir.data.wordnet import WordNet
+
+    if folder is None:
+        prior = semantic_prior(classes)
+        if prior.missing:
+            raise ZsbirError(
+                f"{len(prior.missing)} classes are not in the shipped WordNet tables ({', '.join(prior.missing[:5])}): "
+                'give the database, {"name": "wordnet", "folder": ...}'
+            )
+        return np.asarray(_distances(prior.similarity).numpy(), dtype=np.float32)
+    net = WordNet(folder)
+    senses = [noun_senses(net, name) for name in classes]
+    lost = [name for name, found in zip(classes, senses, strict=True) if not found]
+    if lost:
+        raise ZsbirError(f"WordNet in {folder} lacks {len(lost)} classes: {', '.join(lost[:10])}")
+    rows = [[1 / net.path_similarity(a[0], b[0]) - 1 for b in senses] for a in senses]
+    return np.array(rows, dtype=np.float32)
+
+
 _SOURCES: dict[str, Callable[..., Vectors]] = {
     "file": vectors_from_file,
     "clip": vectors_from_clip,
     "sentence-transformers": vectors_from_sentences,
+    "wordnet": wordnet_distances,
 }
