@@ -238,14 +238,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["strokes", "text", "mix", "k", "like", "other"]), JSON, max_size=4))
 def test_fuzz_json(web, values):
     answer = post(web, json.dumps(values).encode(), "application/json")
     assert answer.status_code in (200, 400, 413, 415, 422)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["image/png", "image/jpeg", "image/svg+xml", "application/json", "", "a/b"]),
     st.binary(max_size=200),
