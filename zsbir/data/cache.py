@@ -28,7 +28,7 @@ from zsbir.errors import ZsbirError
 Pixels = npt.NDArray[np.uint8]
 Key = tuple[int, int]
 
-VERSION = 1
+VERSION = 2
 """Enters the store's name; raise it when decoding or preparing changes."""
 
 _SLOT = np.dtype([("content", "<u8", 2), ("crc", "<u4"), ("check", "<u4")])
@@ -117,10 +117,10 @@ class ImageCache:
             return None
         if not self._sound[slot]:
             self._sound[slot] = 1 if zlib.crc32(self._map[slot].data) == entry["crc"] else -1
-        return self._map[slot] if self._sound[slot] == 1 else None
+        return self._map[slot].transpose(1, 2, 0) if self._sound[slot] == 1 else None
 
     def _mapped(self) -> Pixels:
-        shape = (self.size, self.size, 3)
+        shape = (3, self.size, self.size)
         path = self.store / "pixels.u8"
         count = path.stat().st_size // self._bytes if path.exists() else 0
         if not count:
@@ -140,8 +140,10 @@ class ImageCache:
             slot = self._slots.position(content)
             if slot is None or self._read(slot) is None:
                 slot = len(self._slots)
-                _write(self.store / "pixels.u8", pixels.tobytes(), slot * self._bytes)
-                self._slots.append(content=content, crc=zlib.crc32(pixels.tobytes()))
+                # Channels first, as batches are: filling one from the store is then a plain copy.
+                planes = pixels.transpose(2, 0, 1).tobytes()
+                _write(self.store / "pixels.u8", planes, slot * self._bytes)
+                self._slots.append(content=content, crc=zlib.crc32(planes))
             self._files.append(path=path, size=size, changed=changed, slot=slot)
         return pixels
 

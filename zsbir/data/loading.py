@@ -161,8 +161,10 @@ class Steps(TorchDataset[RawBatch]):
     ) -> None:
         records = self.split.of(domain)
         read = [self._read(records, int(row), domain, raw.skipped) for row in rows]
-        stacked = np.stack([pixels for _, pixels in read])
-        raw.images[name] = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+        stacked = np.empty((len(read), 3, self.source.size, self.source.size), dtype=np.uint8)
+        for place, (_, pixels) in zip(stacked, read, strict=True):
+            place[...] = pixels.transpose(2, 0, 1)
+        raw.images[name] = torch.from_numpy(stacked)
         raw.labels[name] = torch.from_numpy(records.labels[rows])
         raw.files[name] = [file for file, _ in read]
         if self.augment_probability:
@@ -276,14 +278,14 @@ def warp(images: Tensor, matrices: Tensor, fill: float | None) -> Tensor:
 
 def to_unit(images: Tensor, device: torch.device | str) -> Tensor:
     """Move (B, 3, H, W) uint8 images to `device` as float32 in [0, 1]."""
-    return images.to(device, non_blocking=True).to(torch.float32) / 255
+    return images.to(device, non_blocking=True).to(torch.float32).div_(255)
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1]."""
     m = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
     s = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
-    return (images - m) / s
+    return (images - m).div_(s)
 
 
 def to_batch(
