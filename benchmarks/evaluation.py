@@ -201,8 +201,9 @@ def write(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
         f"All {len(record['protocols'])} protocols, k = 100 and 200; best of {args.repeats} (largest size: once), wall "
         f"time; CPU ratio: of processor time. {m['cpu']}, {m['cores']} cores, {args.threads} threads, torch "
         f"{m['torch']}, NumPy {m['numpy']}, {record['date']}. Load: processes that wanted a core at the end of the "
-        f"size's run (this run alone: about {args.threads}). Extra memory: peak less what is resident with the embeddings "
-        f"made, in a process of its own; the first product's libraries count in it. GPU: {record['gpu']}. `{record['command']}`"
+        f"size's run (this run alone: about {args.threads}). Extra memory: peak less what is resident once the "
+        "embeddings are made, in a process of its own; what the first product loads counts in it. "
+        f"GPU: {record['gpu']}. `{record['command']}`"
     )
     text = "# Evaluation: time and memory\n\n" + "\n".join(lines) + "\n"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
