@@ -43,8 +43,8 @@ class OneToMany(Matcher):
         weight: Share of the codeword distance in the fused one, in [0, 1]. Published: 0.8. The published code adds
             *squared* distances to codewords and *plain* distances to photos; so does this.
         normalise: Bring vectors to length 1 first. The weight means the same for every model only then.
-        choose: How ``"auto"`` rates a K: ``"silhouette"`` or ``"bic"`` (lower numbers of clusters, respectively
-            higher ones, in our tables).
+        choose: How ``"auto"`` rates a K: ``"silhouette"`` or ``"bic"``. Both find too few clusters where classes
+            have few photos.
         most_clusters: Largest K that ``"auto"`` tries.
         seed: Of the k-means start.
         max_iter: Most EM iterations.
