@@ -96,7 +96,7 @@ def train(seen: tuple, unseen: tuple, split: object, part: dict, weights: Tensor
     with torch.no_grad():
         sketches, photos = method.embed(unseen[0], "sketch").vector, method.embed(unseen[1], "photo").vector
     found = measure(sketches, photos, unseen[2])
-    return {**found, "classifier_in_training": float(np.mean(accuracy[-20:]))}
+    return {**found, "classifier_in_training": float(np.mean(accuracy[-20:]))} if method.domain is not None else found
 
 
 def interval(values: list[float]) -> tuple[float, float]:
