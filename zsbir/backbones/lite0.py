@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.timm import TimmBackbone
 from zsbir.backbones.weights import load_weights
@@ -47,6 +49,8 @@ class Lite0(TimmBackbone):
     def __init__(self, pretrained: bool = False, weights: str | None = None, image_size: int = 224) -> None:
         super().__init__("tf_efficientnet_lite0", weights=weights, image_size=image_size)
         self.mean = self.std = (0.5, 0.5, 0.5)
+        # Depthwise convolutions run faster in this order on a CPU.
+        self.net.to(memory_format=torch.channels_last)
         if pretrained and weights is None:
             # The file ends in the classifier, which the backbone does not have.
             load_weights(self.net, packaged_weights())
