@@ -1,5 +1,4 @@
 import pytest
-
 from data_trees import picture
 
 
