@@ -127,7 +127,7 @@ def test_masker(name):
 def embeddings(n, seed, domain="photo"):
     generator = torch.Generator().manual_seed(seed)
     labels = np.arange(n) % 3
-    centres = torch.eye(3, 16) * 4
+    centres = 2 * torch.randn(3, 16, generator=torch.Generator().manual_seed(99)).sign()
     vectors = centres[labels] + torch.randn(n, 16, generator=generator)
     return Embeddings(vectors, labels, CLASSES, Paths(f"{domain}/{i}.png" for i in range(n)), domain)
 

@@ -223,7 +223,7 @@ def test_a_handful_of_triplets_is_learned():
     batch = batch_of(size=32, photo_keep=keep[0], negative_keep=keep[1])
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
     history = []
-    for _ in range(100):
+    for _ in range(200):
         terms = method(batch)
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()

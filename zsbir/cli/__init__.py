@@ -32,9 +32,10 @@ COMMANDS = (
 
 
 def _command(name: str) -> Callable[..., Any] | dict[str, Callable[..., Any]]:
-    module = importlib.import_module(f"zsbir.cli.{name}")
+    # A module of the name `list` would hide the built-in in this one.
+    module = importlib.import_module("zsbir.cli.listing" if name == "list" else f"zsbir.cli.{name}")
     found: Callable[..., Any] | dict[str, Callable[..., Any]] = getattr(module, "COMMANDS", None) or getattr(
-        module, "list_" if name == "list" else name
+        module, "listing" if name == "list" else name
     )
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 
 
-def list_(json: bool = False) -> None:
+def listing(json: bool = False) -> None:
     """List methods, datasets, backbones, maskers, matchers and protocols, plugins included.
 
     Args:
