@@ -9,6 +9,12 @@ class ZsbirError(Exception):
     The command line prints it without a traceback and exits with code 2.
     """
 
+    def __init__(self, message: str = "") -> None:
+        # A DataLoader raises a worker's error anew with the worker's traceback as its message: keep the sentence.
+        if message.startswith("Caught ") and ".ZsbirError: " in message:
+            message = message.rpartition(".ZsbirError: ")[2].strip()
+        super().__init__(message)
+
 
 class UnknownNameError(ZsbirError, KeyError):
     """A name that no registry entry, class or argument carries; the message lists the close matches."""

@@ -115,3 +115,15 @@ def test_training_on_cuda(shapes, small_dann, recipe, tmp_path, precision):
     method = small_dann()
     Trainer(method, shapes, recipe=recipe, out=tmp_path / "run", precision=precision, progress=False).fit()
     assert next(method.parameters()).device.type == "cuda"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_image_ends_an_embedding_with_one_sentence(shapes_root, small_dann, tmp_path, workers):
+    from zsbir.engine.embedding import embed_files
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ZsbirError) as caught:
+        embed_files(small_dann(), [broken], "photo", workers=workers)
+    assert str(caught.value).startswith("cannot decode the image")
+    assert "\n" not in str(caught.value)
