@@ -98,7 +98,8 @@ def main() -> None:
         size = options.train_size
         runs = [trained(dataset, s, size, options.steps, options.lr, ratio) for s in range(options.seeds)]
         name = f"dann, one tower, all layers trained at {size} px, domain loss × {ratio}"
-        rows[name] = f"{np.mean(runs):.3f} ± {np.std(runs, ddof=1) if len(runs) > 1 else 0:.3f}"
+        spread = f" ± {np.std(runs, ddof=1):.3f}" if len(runs) > 1 else " (one seed)"
+        rows[name] = f"{np.mean(runs):.3f}{spread}"
         print(name, rows[name], flush=True)
     counts = np.bincount(dataset.test.photos.labels)
     write(rows, float((counts**2).sum() / counts.sum() ** 2), options, time.monotonic() - start)
@@ -106,14 +107,15 @@ def main() -> None:
 
 def write(rows: dict[str, str], chance: float, options: argparse.Namespace, seconds: float) -> None:
     where = (
-        f"{datetime.date.today()}, `python benchmarks/pacs6.py --root FOLDER`; {torch.get_num_threads()} threads, "
+        f"{datetime.date.today()}, `python benchmarks/pacs6.py --root FOLDER --seeds {options.seeds} --steps {options.steps} "
+        f"--train-size {options.train_size}`; {torch.get_num_threads()} threads, "
         f"{platform.machine()}, torch {torch.__version__}; {seconds:.0f} s in all. GPU: not measured."
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     text = (
         f"# Real sketches and photos: unseen {UNSEEN}, seen dog, guitar, house\n\n"
         f"mAP@all, protocol `standard`, cosine; ImageNet EfficientNet-Lite0, frozen rows at {options.size} px. Chance "
-        f"{chance:.3f}. Training: {options.steps} steps of 16 triplets, lr {options.lr}, {options.seeds} seeds (± sd). "
+        f"{chance:.3f}. Training: {options.steps} steps of 16 triplets, lr {options.lr}, {options.seeds} seed(s). "
         "Directions: largest differences of the domains' covariances, measured on the seen classes without labels; how "
         f"many was looked at on these test classes.\n\n| | mAP@all |\n|---|---|\n{table}\n\n{where}\n"
     )
