@@ -107,8 +107,8 @@ def main() -> None:
 
 def write(rows: dict[str, str], chance: float, options: argparse.Namespace, seconds: float) -> None:
     where = (
-        f"{datetime.date.today()}, `python benchmarks/pacs6.py --root FOLDER --seeds {options.seeds} --steps {options.steps} "
-        f"--train-size {options.train_size}`; {torch.get_num_threads()} threads, "
+        f"{datetime.date.today()}, `python benchmarks/pacs6.py --root FOLDER --seeds {options.seeds} "
+        f"--steps {options.steps} --train-size {options.train_size}`; {torch.get_num_threads()} threads, "
         f"{platform.machine()}, torch {torch.__version__}; {seconds:.0f} s in all. GPU: not measured."
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
