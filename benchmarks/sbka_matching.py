@@ -1,6 +1,6 @@
 """Where one-to-many matching helps and where it hurts: M, K, models, seeds and all matchers on the same embeddings.
 
-    python benchmarks/sbka_matching.py --root ../shared/data/pacs6 --cache /tmp/features
+    python benchmarks/sbka_matching.py --root ../shared/data/pacs6 --cache FOLDER
 
 Embeddings: the reference features (tests/reference), OpenMoji and, with --root, a folder of sketch/CLASS and
 photo/CLASS images (two folds of its classes: one half seen, the other unseen). For both image sets, the features of a
