@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 
 import zsbir
-from zsbir.data.loading import ImageSource, StepLoader, Steps, to_batch
+from zsbir.data.batches import to_batch
+from zsbir.data.loading import ImageSource, StepLoader, Steps
 from zsbir.data.sampling import triplet_plan
 from zsbir.types import Batch
 

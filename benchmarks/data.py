@@ -113,7 +113,8 @@ def throughput(root: Path, cache: Path, workers: int, batch: int, size: int, rep
     from torchvision.datasets import ImageFolder
 
     from zsbir.data import DATASETS
-    from zsbir.data.loading import ImageSource, StepLoader, Steps, to_batch
+    from zsbir.data.batches import to_batch
+    from zsbir.data.loading import ImageSource, StepLoader, Steps
     from zsbir.data.sampling import Plan
 
     data = DATASETS.build("folder", root=root, unseen=1)

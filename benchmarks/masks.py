@@ -17,7 +17,8 @@ from _puxim_common import table, write
 
 import zsbir
 from zsbir.backbones import BACKBONES
-from zsbir.data.loading import ImageSource, normalise, to_unit
+from zsbir.data.batches import normalise, to_unit
+from zsbir.data.loading import ImageSource
 from zsbir.maskers import MASKERS
 from zsbir.maskers.select import purity, recall
 from zsbir.types import Features

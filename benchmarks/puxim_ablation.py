@@ -24,7 +24,8 @@ import zsbir
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.data.base import Dataset
-from zsbir.data.loading import ImageSource, normalise, to_unit
+from zsbir.data.batches import normalise, to_unit
+from zsbir.data.loading import ImageSource
 from zsbir.data.sampling import triplet_plan
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.puxim import PuXIM

@@ -289,3 +289,12 @@ def test_without_matplotlib_the_html_says_what_to_install(pair, tmp_path, monkey
     with pytest.raises(ZsbirError, match=r'pip install "zsbir\[report\]"'):
         report.save(tmp_path)
     report.save(tmp_path, html=False)
+
+
+def test_missing_matplotlib_is_said_before_the_work(tmp_path, monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
+    with pytest.raises(ZsbirError, match=r"needs matplotlib: .* or use --no-html"):
+        evaluate((tmp_path / "nothing",))

@@ -55,6 +55,8 @@ def evaluate(
         workers: Processes that decode images.
         seed: Of the bootstrap and of ITQ.
     """
+    from importlib.util import find_spec
+
     from zsbir.cli._evaluation import find_subject
     from zsbir.cli._options import assignments
     from zsbir.evaluation.distributed import is_first, joined_processes
@@ -63,6 +65,9 @@ def evaluate(
         raise ZsbirError("name at least one run folder or folder of embeddings")
     if seeds and len(run) < 2:
         raise ZsbirError("--seeds sums up several runs: name at least two")
+    if html and find_spec("matplotlib") is None:
+        # Said before the work: an evaluation must not be lost to its last step.
+        raise ZsbirError("report.html needs matplotlib: pip install 'zsbir[report]', or use --no-html")
     if set and matcher is None:
         raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
     spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}

@@ -1,26 +1,24 @@
-"""From index plans to batches on the device: decoding in workers, augmentation and normalisation in batches."""
+"""From index plans to raw batches: decoding in worker processes, ahead of the step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from zsbir.data.base import Dataset
+from zsbir.data.batches import RawBatch, affine_matrices
 from zsbir.data.cache import ImageCache
 from zsbir.data.images import prepare
 from zsbir.data.sampling import Plan
 from zsbir.errors import ZsbirError
-from zsbir.types import Batch, Domain, Records, Split
+from zsbir.types import Domain, Records, Split
 
 Pixels = npt.NDArray[np.uint8]
 Prepare = Literal["squash", "crop-pad"]
@@ -71,34 +69,6 @@ class ImageSource:
         rows = (np.arange(self.size) + 0.5) * mask.shape[0] / self.size
         columns = (np.arange(self.size) + 0.5) * mask.shape[1] / self.size
         return mask[np.ix_(rows.astype(int), columns.astype(int))]
-
-
-@dataclass
-class RawBatch:
-    """A step's images as the workers give them: uint8, with the augmentation still to be applied.
-
-    Attributes:
-        images: field name to (B, 3, S, S) uint8.
-        labels: field name to (B,) int64.
-        warp: field name to (B, 2, 3) float32, see `affine_matrices`; empty without augmentation.
-        objects: field name to (B, S, S) bool.
-        keep: field name to (B, N) bool.
-        files: field name to file names.
-        skipped: Files that could not be read, and were replaced by another of their class.
-    """
-
-    images: dict[str, Tensor]
-    labels: dict[str, Tensor]
-    warp: dict[str, Tensor]
-    objects: dict[str, Tensor]
-    keep: dict[str, Tensor]
-    files: dict[str, list[str]]
-    skipped: list[str]
-
-    def pin_memory(self) -> RawBatch:
-        """Return itself with pinned images, for asynchronous copies to a GPU."""
-        self.images = {k: v.pin_memory() for k, v in self.images.items()}
-        return self
 
 
 class Steps(TorchDataset[RawBatch]):
@@ -232,104 +202,3 @@ class _Order(torch.utils.data.Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         return len(self._owner.order)
-
-
-def affine_matrices(count: int, rng: np.random.Generator, probability: float) -> npt.NDArray[np.float32]:
-    """Draw SBKA's augmentation (arXiv 2312.10320, released code): flip, scale, rotation, shift, each at 0.5.
-
-    Args:
-        count: How many images.
-        rng: The source of randomness.
-        probability: Share of the images that are augmented at all.
-
-    Returns:
-        (count, 2, 3) float32 maps from output to input position in [-1, 1] coordinates, as ``affine_grid`` takes
-        them: flip left-right; scale of each axis in [0.7, 1.3]; rotation within ±30°; shift within ±10 of 224 pixels.
-    """
-
-    def half(values: npt.NDArray[np.float64], otherwise: float) -> npt.NDArray[np.float64]:
-        use = (rng.random(count) < 0.5) & chosen
-        return np.where(use, values, otherwise)
-
-    chosen = rng.random(count) < probability
-    flip = half(np.full(count, -1.0), 1.0)
-    sx, sy = half(rng.uniform(0.7, 1.3, count), 1.0), half(rng.uniform(0.7, 1.3, count), 1.0)
-    angle = half(rng.uniform(-np.pi / 6, np.pi / 6, count), 0.0)
-    shift = 2 * 10 / 224
-    tx, ty = half(rng.uniform(-shift, shift, count), 0.0), half(rng.uniform(-shift, shift, count), 0.0)
-    cos, sin = np.cos(angle), np.sin(angle)
-    rows = [[flip * cos / sx, flip * sin / sx, tx], [-sin / sy, cos / sy, ty]]
-    return np.stack([np.stack(row, axis=1) for row in rows], axis=1).astype(np.float32)
-
-
-def warp(images: Tensor, matrices: Tensor, fill: float | None) -> Tensor:
-    """Apply (B, 2, 3) affine maps to (B, C, H, W) float images.
-
-    Args:
-        images: Values in [0, 1].
-        matrices: See `affine_matrices`.
-        fill: Value outside the image (white, 1.0, is the background of a sketch); None: the border is repeated.
-    """
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    if fill is None:
-        return F.grid_sample(images, grid, align_corners=False, padding_mode="border")
-    return F.grid_sample(images - fill, grid, align_corners=False, padding_mode="zeros") + fill
-
-
-def to_unit(images: Tensor, device: torch.device | str) -> Tensor:
-    """Move (B, 3, H, W) uint8 images to `device` as float32 in [0, 1]."""
-    return images.to(device, non_blocking=True).to(torch.float32).div_(255)
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1]."""
-    m = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
-    s = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
-    return (images - m).div_(s)
-
-
-def to_batch(
-    raw: RawBatch,
-    classes: tuple[str, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    device: torch.device | str = "cpu",
-    order: torch.memory_format = torch.contiguous_format,
-) -> Batch:
-    """Finish a step on the device: to float, augment, normalise.
-
-    Args:
-        raw: What the loader gave.
-        classes: The split's class names.
-        mean: Per channel, in [0, 1].
-        std: Likewise.
-        device: Where the batch is wanted.
-        order: Memory order of the images.
-    """
-    images: dict[str, Tensor] = {}
-    objects = {name: mask.to(device) for name, mask in raw.objects.items()}
-    for name, pixels in raw.images.items():
-        unit = to_unit(pixels, device)
-        if name in raw.warp:
-            matrices = raw.warp[name].to(device)
-            unit = warp(unit, matrices, 1.0 if name == "sketch" else None)
-            if name in objects:
-                objects[name] = warp(objects[name][:, None].float(), matrices, 0.0)[:, 0] > 0.5
-        images[name] = normalise(unit, mean, std).contiguous(memory_format=order)
-    labels = {name: label.to(device) for name, label in raw.labels.items()}
-    keep = {name: mask.to(device) for name, mask in raw.keep.items()}
-    return Batch(
-        sketch=images["sketch"],
-        photo=images["photo"],
-        label=labels["sketch"],
-        photo_label=labels["photo"],
-        negative=images.get("negative"),
-        negative_label=labels.get("negative"),
-        classes=classes,
-        photo_object=objects.get("photo"),
-        negative_object=objects.get("negative"),
-        photo_keep=keep.get("photo"),
-        negative_keep=keep.get("negative"),
-        files=raw.files,
-        fixed=not raw.warp,
-    )

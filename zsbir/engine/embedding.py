@@ -14,7 +14,8 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from zsbir.data.base import Dataset
-from zsbir.data.loading import ImageSource, normalise, to_unit
+from zsbir.data.batches import normalise, to_unit
+from zsbir.data.loading import ImageSource
 from zsbir.methods.base import Method
 from zsbir.registry import spec_of
 from zsbir.types import Domain, Embeddings, Paths, Records, Split

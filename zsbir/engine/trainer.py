@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
-from zsbir.data.loading import RawBatch, to_batch
+from zsbir.data.batches import RawBatch, to_batch
 from zsbir.engine.checkpoint import AVERAGE, load_state, save_checkpoint
 from zsbir.engine.embedding import embed_split
 from zsbir.engine.feeding import Keep, make_loader

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from zsbir.backbones import BACKBONES
+from zsbir.data.batches import normalise, to_unit
 from zsbir.data.images import prepare
-from zsbir.data.loading import normalise, to_unit
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method
