@@ -1,5 +1,6 @@
 import pytest
-from data_trees import picture
+
+from tests.data.data_trees import picture
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import picture, write_drawings
 from PIL import Image
 
+from tests.data.data_trees import picture, write_drawings
 from zsbir.data import DATASETS
 from zsbir.data.cache import ImageCache
 from zsbir.data.filling import fill_cache

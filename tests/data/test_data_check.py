@@ -2,8 +2,8 @@ import json
 import shutil
 
 import pytest
-from data_trees import benchmark_tree, picture, write_drawings
 
+from tests.data.data_trees import benchmark_tree, picture, write_drawings
 from zsbir.cli import main
 from zsbir.data import DATASETS
 from zsbir.data.check import check_dataset, check_reading

@@ -2,8 +2,8 @@ import json
 import shutil
 
 import pytest
-from data_trees import picture, write_drawings
 
+from tests.data.data_trees import picture, write_drawings
 from zsbir.data import DATASETS
 from zsbir.errors import ZsbirError
 

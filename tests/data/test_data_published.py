@@ -2,8 +2,8 @@ import json
 import shutil
 
 import pytest
-from data_trees import benchmark_tree, write_drawings
 
+from tests.data.data_trees import benchmark_tree, write_drawings
 from zsbir.data import DATASETS
 from zsbir.data.lists import read_list
 from zsbir.data.published import published, published_names

@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 import pytest
-from data_trees import write_drawings
 
+from tests.data.data_trees import write_drawings
 from zsbir.data.images import load_image
 from zsbir.data.strokes import StrokeStyle, count_drawings, draw_strokes, load_drawing
 from zsbir.errors import ZsbirError

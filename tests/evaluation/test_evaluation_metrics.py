@@ -7,13 +7,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
+from tests.evaluation import oracle
 from zsbir.evaluation import PROTOCOLS, evaluate_scores, metrics
 from zsbir.evaluation.measure import METRICS, Request, as_protocols, averages, measure
 from zsbir.evaluation.ranking import rank_relevant

@@ -1,7 +1,7 @@
 import pytest
-from pictures import picture
 
 import zsbir
+from tests.search.pictures import picture
 from zsbir.search.index import Index
 
 

@@ -2,7 +2,8 @@ import threading
 import time
 
 import pytest
-from pictures import picture
+
+from tests.search.pictures import picture
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 uvicorn = pytest.importorskip("uvicorn")

@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from pictures import picture
 from PIL import Image
 
+from tests.search.pictures import picture
 from zsbir.cli import main
 from zsbir.errors import ZsbirError
 from zsbir.methods.saving import save

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import CLIP, picture
 from PIL import Image
 
 import zsbir
+from tests.search.pictures import CLIP, picture
 from zsbir.errors import ZsbirError
 from zsbir.search.index import Index
 from zsbir.search.model import find_model, fingerprint

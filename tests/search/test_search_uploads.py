@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import picture
 from PIL import Image
 
+from tests.search.pictures import picture
 from zsbir.search.uploads import Limits, RefusedError, decode_strokes, decode_upload
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">{}</svg>'

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pictures import picture
 from PIL import Image
 
+from tests.search.pictures import picture
 from zsbir.search.index import Index
 from zsbir.search.uploads import Limits
 from zsbir.search.web.app import create_app
