@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = Path(__file__).parent / "plugin"
+PLUGIN = Path(__file__).parents[1] / "examples" / "plugin_package"
 
 
 def _install(folder: Path, *, broken: bool = False) -> dict[str, str]:
