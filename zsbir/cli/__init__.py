@@ -18,6 +18,8 @@ COMMANDS = (
     "train",
     "evaluate",
     "compare",
+    "pictures",
+    "map",
     "protocols",
     "datasets",
     "masks",
@@ -31,11 +33,15 @@ COMMANDS = (
 )
 
 
+_RENAMED = {"list": "listing", "map": "mapping"}
+"""A module called as a built-in would hide it in this one."""
+
+
 def _command(name: str) -> Callable[..., Any] | dict[str, Callable[..., Any]]:
-    # A module of the name `list` would hide the built-in in this one.
-    module = importlib.import_module("zsbir.cli.listing" if name == "list" else f"zsbir.cli.{name}")
+    place = _RENAMED.get(name, name)
+    module = importlib.import_module(f"zsbir.cli.{place}")
     found: Callable[..., Any] | dict[str, Callable[..., Any]] = getattr(module, "COMMANDS", None) or getattr(
-        module, "listing" if name == "list" else name
+        module, place
     )
     return found
 

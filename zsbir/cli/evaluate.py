@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
+from zsbir.cli._maps import MapOf
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
     from zsbir.cli._evaluation import Subject
     from zsbir.evaluation.result import Report
 
+_MAP = "Map of sketch and photo embeddings"
 Setting = Literal["zero-shot", "generalised", "fine-grained", "binary", "few-queries"]
 
 
@@ -28,6 +30,11 @@ def evaluate(
     seeds: bool = False,
     out: Path | None = None,
     html: bool = True,
+    top: int = 10,
+    show: tuple[str, ...] = (),
+    show_best: int = 3,
+    show_random: int = 0,
+    map: MapOf = "auto",
     resamples: int = 1000,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     batch_size: int = 64,
@@ -49,6 +56,12 @@ def evaluate(
         seeds: Sum up several runs as mean and standard deviation.
         out: Where the report goes; default: RUN/evaluation.
         html: Write report.html (needs matplotlib).
+        top: How many photos to show of each query.
+        show: Sketches to show with their first photos: files of the test split.
+        show_best: How many of the best, of the median and of the worst sketches to show.
+        show_random: How many further sketches, drawn by chance.
+        map: A map (t-SNE) of the embeddings in report.html: after training, or both = also before training, which
+            embeds up to 400 sketches and photos once more; auto = after, where scikit-learn is installed.
         resamples: Draws of the bootstrap intervals; 0 for none.
         device: Where to run.
         batch_size: Images a step.
@@ -57,9 +70,11 @@ def evaluate(
     """
     from importlib.util import find_spec
 
-    from zsbir.cli._evaluation import find_subject
+    from zsbir.cli._evaluation import Work, find_subject
+    from zsbir.cli._maps import report_map
     from zsbir.cli._options import assignments
     from zsbir.evaluation.distributed import is_first, joined_processes
+    from zsbir.evaluation.evaluator import Evaluator
 
     if not run:
         raise ZsbirError("name at least one run folder or folder of embeddings")
@@ -73,24 +88,24 @@ def evaluate(
     spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}
     reports: dict[str, Report] = {}
     with joined_processes():
+        work = Work(device, batch_size, workers, is_first())
         for path in run:
-            subject = find_subject(path, part, spec, device, batch_size, workers, is_first())
-            evaluator = _evaluator(protocol, subject.matcher if spec is None else spec, ks, resamples, seed)
+            subject = find_subject(path, part, spec, work)
+            evaluator = Evaluator(
+                list(protocol) or "standard", subject.matcher if spec is None else spec, None, ks, resamples, show_best,
+                top, seed, show_random, show,
+            )  # fmt: skip
             report = _evaluate(evaluator, subject, setting, bits, seed)
             reports[str(path)] = report
+            figure = report_map(map, path, part, subject, work, seed) if html else None
             if is_first():
                 name = f"binary-{bits}" if setting == "binary" else setting
                 folder = _target(subject.folder, out, name, part, path if len(run) > 1 else None)
-                report.save(folder, html, *(subject.openers or ()))
+                openers = subject.openers or (None, None)
+                report.save(folder, html, openers[0], openers[1], {} if figure is None else {_MAP: figure})
                 _show(str(path), report, folder)
     if seeds and is_first():
         _summary(reports, out)
-
-
-def _evaluator(protocol: tuple[str, ...], matcher: Any, ks: tuple[int, ...], resamples: int, seed: int) -> Any:
-    from zsbir.evaluation.evaluator import Evaluator
-
-    return Evaluator(list(protocol) or "standard", matcher, None, ks, resamples, seed=seed)
 
 
 def _evaluate(evaluator: Any, subject: Subject, setting: Setting, bits: int, seed: int) -> Report:

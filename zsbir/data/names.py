@@ -84,5 +84,8 @@ def word_names(name: str) -> tuple[str, ...]:
 
     >>> word_names("hot-air_balloon"), word_names("bat"), word_names("wine_bottle")
     (('hot', 'air', 'balloon'), ('bat',), ('wine', 'bottle'))
+    >>> word_names("bear_(animal)"), word_names("cat 2"), word_names("car_(sedan)")
+    (('bear',), ('cat',), ('sedan', 'car'))
     """
-    return _WORDS.get(canonical(name)) or tuple(prompt_name(name).lower().split())
+    # Letters, and the signs within a word (t-shirt, jack-o'-lantern).
+    return _WORDS.get(canonical(name)) or tuple(re.findall(r"[^\W\d_]+(?:['-]+[^\W\d_]+)*", prompt_name(name).lower()))

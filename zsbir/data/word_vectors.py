@@ -15,7 +15,6 @@ A plain string is a file's path.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zsbir.data.names import prompt_name, word_names
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
 
@@ -76,15 +76,6 @@ def inverse_distance(distance: Tensor) -> Tensor:
     return weights
 
 
-def words_of(name: str) -> list[str]:
-    """Return the lower-case words of a class name.
-
-    >>> words_of("bear_(animal)"), words_of("jack-o-lantern")
-    (['bear', 'animal'], ['jack', 'o', 'lantern'])
-    """
-    return re.findall(r"[^\W\d_]+", name.lower())
-
-
 def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = None) -> Vectors:
     """Read one vector for each class from ``.npy`` or GloVe text.
 
@@ -126,7 +117,7 @@ def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = No
 
 
 def _from_text(classes: Sequence[str], file: Path) -> Vectors:
-    parts = [words_of(name) for name in classes]
+    parts = [word_names(name) for name in classes]
     spellings = [["_".join(words), "-".join(words), "".join(words)] for words in parts]
     wanted = {word for words in parts for word in words} | {whole for three in spellings for whole in three}
     found: dict[str, Vectors] = {}
@@ -162,14 +153,14 @@ def vectors_from_clip(
         classes: The class names.
         model: open_clip's name of the model, or its configuration as a mapping.
         tag: open_clip's tag of the weights, or a local file; None: random weights.
-        template: What the name (its words joined by spaces) is put into.
+        template: What the name, as `zsbir.data.names.prompt_name` says it, is put into.
 
     Raises:
         ZsbirError: If there is no such model, or its weights cannot be had.
     """
     from zsbir.clip import clip_tokenizer, create_clip
 
-    tokens = clip_tokenizer(model)([template.format(" ".join(words_of(name))) for name in classes])
+    tokens = clip_tokenizer(model)([template.format(prompt_name(name)) for name in classes])
     with torch.no_grad():
         encoded = create_clip(model, tag).encode_text(tokens, normalize=True)
     return np.asarray(encoded.float().numpy(), dtype=np.float32)
@@ -197,7 +188,7 @@ def vectors_from_sentences(classes: Sequence[str], model: str = "all-MiniLM-L6-v
             f"the sentence-transformers model {model} cannot be had ({type(error).__name__}: {reason}): connect to "
             "the network, or give a local folder"
         ) from error
-    rows = encoder.encode([" ".join(words_of(name)) for name in classes], normalize_embeddings=True)
+    rows = encoder.encode([prompt_name(name) for name in classes], normalize_embeddings=True)
     return np.asarray(rows, dtype=np.float32)
 
 

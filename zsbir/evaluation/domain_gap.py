@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
+from zsbir.types import Embeddings
 
 RIDGE = 0.1
 """Ridge penalty of the domain classifier, on features scaled to variance 1."""
@@ -94,6 +95,12 @@ def domain_gap(sketches: Tensor, photos: Tensor, folds: int = 5, most: int = 200
         sketches=len(sides[0]),
         photos=len(sides[1]),
     )
+
+
+def gap_of(sketches: Embeddings, photos: Embeddings, seed: int = 0) -> DomainGap | None:
+    """Return the gap between two sides of an evaluation, with 5 folds or fewer; None for sides too small for it."""
+    folds = min(5, len(sketches), len(photos))
+    return domain_gap(sketches.vectors.cpu(), photos.vectors.cpu(), folds, seed=seed) if folds >= 2 else None
 
 
 def _some(vectors: Tensor, most: int, generator: torch.Generator) -> Tensor:

@@ -1,142 +1,183 @@
-"""A map of sketch and photo embeddings: t-SNE, coloured by class, marked by domain."""
+"""A map of sketch and photo embeddings in the plane: the colour is the class, the marker the domain."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
+from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.plots import new_figure
-from zsbir.types import Embeddings
+from zsbir.evaluation.scoring import take
+from zsbir.registry import close_matches
+from zsbir.types import Embeddings, Labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Layout = Literal["tsne", "umap", "pca"]
+MOST_CLASSES = 20
+"""So many colours can be told apart."""
 
-def tsne(vectors: Tensor, perplexity: float = 30.0, steps: int = 500, seed: int = 0) -> Tensor:
-    """Lay out vectors in the plane by exact t-SNE (van der Maaten and Hinton, JMLR 9, 2008).
-
-    Memory and time grow with n²: meant for a few thousand vectors.
-
-    Args:
-        vectors: (n, D) float, n at least 5.
-        perplexity: Effective number of neighbours; lowered to (n − 1) / 3 for few vectors.
-        steps: Gradient steps; the first quarter with exaggerated attraction.
-        seed: Seed of the jitter on the start, which is the first two principal components.
-
-    Returns:
-        (n, 2) float32 on the CPU, centred.
-
-    Raises:
-        ZsbirError: If there are fewer than 5 vectors.
-    """
-    n = len(vectors)
-    if n < 5:
-        raise ZsbirError(f"a map needs at least 5 embeddings; there are {n}")
-    x = vectors.detach().float()
-    x = x - x.mean(dim=0)
-    # The first 50 principal components hold what neighbours are made of, at a fraction of the distances' cost.
-    u, s, _ = torch.linalg.svd(x, full_matrices=False)
-    x = (u * s)[:, :50]
-    joint = _joint_probabilities(torch.cdist(x, x).square(), min(perplexity, (n - 1) / 3))
-    jitter = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)).to(x.device)
-    start = x[:, :2] if x.shape[1] > 1 else torch.cat([x, torch.zeros_like(x)], dim=1)
-    y = 1e-4 * (start / start.std().clamp(min=1e-12) + 0.01 * jitter)
-    speed, gain = torch.zeros_like(y), torch.ones_like(y)
-    rate = max(50.0, n / 12 / 4)
-    for step in range(steps):
-        early = step < steps // 4
-        gradient = _gradient(y, joint * 12 if early else joint)
-        # Per-coordinate gains, as in the authors' code: larger while the direction stays.
-        gain = torch.where((gradient > 0) == (speed > 0), gain * 0.8, gain + 0.2).clamp(min=0.01)
-        speed = (0.5 if early else 0.8) * speed - rate * gain * gradient
-        y = y + speed
-        y = y - y.mean(dim=0)
-    return y.cpu()
+_NEEDS = {"tsne": ("scikit-learn", "pip install 'zsbir[report]'"), "umap": ("umap-learn", "pip install umap-learn")}
 
 
-def _joint_probabilities(squared: Tensor, perplexity: float) -> Tensor:
-    """Return the (n, n) symmetric neighbour probabilities; each row's bandwidth is found by bisection."""
-    n = len(squared)
-    self_ = torch.eye(n, dtype=torch.bool, device=squared.device)
-    low, high = torch.zeros(n, 1, device=squared.device), torch.full((n, 1), math.inf, device=squared.device)
-    mean = squared.sum(dim=1, keepdim=True) / (n - 1)
-    precision = 1 / mean.clamp(min=1e-12)
-    target = math.log(perplexity)
-    nearest = squared.masked_fill(self_, math.inf).amin(dim=1, keepdim=True)
-    rows = torch.zeros_like(squared)
-    for _ in range(50):
-        weight = torch.exp(-(squared - nearest) * precision).masked_fill(self_, 0.0)
-        rows = weight / weight.sum(dim=1, keepdim=True)
-        entropy = -(rows * rows.clamp(min=1e-12).log()).sum(dim=1, keepdim=True)
-        wide = entropy > target
-        low, high = torch.where(wide, precision, low), torch.where(wide, high, precision)
-        precision = torch.where(high.isinf(), precision * 2, (low + high) / 2)
-    return (rows + rows.T) / (2 * n)
+@dataclass(frozen=True)
+class MapSettings:
+    """What a map shows, and how.
 
-
-def _gradient(y: Tensor, joint: Tensor) -> Tensor:
-    kernel = 1 / (1 + torch.cdist(y, y, compute_mode="donot_use_mm_for_euclid_dist").square())
-    kernel.fill_diagonal_(0)
-    force = (joint - kernel / kernel.sum()) * kernel
-    return 4 * (force.sum(dim=1, keepdim=True) * y - force @ y)
-
-
-def embedding_map(
-    panels: Sequence[tuple[str, Embeddings, Embeddings]], classes: int = 10, most: int = 400, seed: int = 0
-) -> Figure:
-    """Draw maps side by side, such as before and after training: colour is the class, the marker the domain.
-
-    Args:
-        panels: (title, sketches, photos) each; the same classes in all of them.
-        classes: How many classes are shown: the first so many.
+    Attributes:
+        classes: How many classes, spread evenly over their list, or their names; at most 20.
         most: Embeddings shown of each domain; more are subsampled.
-        seed: Seed of the subsample and the layout.
+        layout: ``"tsne"`` (scikit-learn), ``"umap"`` (umap-learn) or ``"pca"``.
+        cosine: Whether lengths are taken out first, as cosine matchers do.
+        seed: Of the subsample and the layout.
+    """
+
+    classes: int | Sequence[str] = 10
+    most: int = 400
+    layout: Layout = "tsne"
+    cosine: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        count = self.classes if isinstance(self.classes, int) else len(self.classes)
+        if not 1 <= count <= MOST_CLASSES or self.most < 3:
+            raise ZsbirError(
+                f"a map shows 1 to {MOST_CLASSES} classes (colours that can be told apart) and at least 3 embeddings "
+                f"of each domain, not {count} classes and {self.most} embeddings"
+            )
+
+    def chosen_classes(self, names: Sequence[str]) -> list[int]:
+        """Return the positions of the classes shown, in the order of `names`.
+
+        Raises:
+            ZsbirError: If a class is not among `names`.
+        """
+        if isinstance(self.classes, int):
+            spread = np.linspace(0, len(names) - 1, min(self.classes, len(names)))
+            return [round(place) for place in spread.tolist()]
+        for name in self.classes:
+            if name not in names:
+                raise ZsbirError(f"there is no class {name!r} to map. {close_matches(name, list(names))}")
+        return sorted(names.index(name) for name in self.classes)
+
+    def chosen_rows(self, labels: Labels, names: Sequence[str]) -> Labels:
+        """Return the positions of the embeddings shown, sorted."""
+        rows = np.flatnonzero(np.isin(labels, self.chosen_classes(names)))
+        return np.sort(np.random.default_rng(self.seed).permutation(rows)[: self.most]).astype(np.int64)
+
+
+def embedding_map(panels: Sequence[tuple[str, Embeddings, Embeddings]], settings: MapSettings | None = None) -> Figure:
+    """Draw maps side by side, such as before and after training.
+
+    Args:
+        panels: (title, sketches, photos) each, of the same classes.
+        settings: Which of them are shown, and how.
 
     Returns:
-        A matplotlib figure: crosses are sketches, dots are photos.
+        A matplotlib figure: crosses are sketches, dots are photos. Below each title stands how well a fresh linear
+        classifier tells sketch from photo among the embeddings shown.
 
     Raises:
-        ZsbirError: If matplotlib is missing, or there are too few embeddings.
+        ZsbirError: If a package is missing, a class is unknown, or there are fewer than 5 embeddings.
     """
-    figure = new_figure(5.2 * len(panels) + 1.6, 5)
+    settings = settings or MapSettings()
+    check_layout(settings.layout)
+    figure = new_figure(5.2 * len(panels) + 1.9, 5.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, sketches, photos) in zip(spots, panels, strict=True):
-        rng = np.random.default_rng(seed)
-        sides = [_shown(side, classes, most, rng) for side in (sketches, photos)]
-        places = tsne(torch.cat([side.vectors[rows].float().cpu() for side, rows in sides]), seed=seed).numpy()
-        cut = len(sides[0][1])
-        for (side, rows), place, marker in zip(sides, (places[:cut], places[cut:]), ("x", "o"), strict=True):
-            style = {"s": 22, "cmap": "tab20", "vmin": 0, "vmax": max(classes, 20) - 1, "linewidths": 1}
-            colours = side.labels[rows]
-            axes.scatter(place[:, 0], place[:, 1], c=colours, marker=marker, alpha=0.75, **style)
-        axes.set(title=title, xticks=[], yticks=[])
-    _legend(figure, panels[0][1].classes[:classes], classes)
+    for axes, (title, *sides) in zip(spots, panels, strict=True):
+        names = sides[0].classes
+        shown = [take(side, settings.chosen_rows(side.labels, names)) for side in sides]
+        places = lay_out(torch.cat([side.vectors.float().cpu() for side in shown]), settings)
+        colour = {label: number for number, label in enumerate(settings.chosen_classes(names))}
+        cut = len(shown[0])
+        for side, place, marker in zip(shown, (places[:cut], places[cut:]), ("x", "o"), strict=True):
+            style: dict[str, Any] = {"s": 26, "linewidths": 1.3} if marker == "x" else {"s": 20, "linewidths": 0}
+            colours = [_palette(len(colour))[colour[int(label)]] for label in side.labels]
+            axes.scatter(place[:, 0], place[:, 1], c=colours, marker=marker, alpha=0.8, **style)
+        gap = gap_of(shown[0], shown[1], settings.seed)
+        told = "" if gap is None else f"\nsketch told from photo: {gap.accuracy:.2f} (chance 0.50)"
+        axes.set_title(f"{title}{told}", fontsize=10)
+        axes.set(xticks=[], yticks=[])
+    names = panels[0][1].classes
+    _legend(figure, [names[place] for place in settings.chosen_classes(names)], settings)
     return figure
 
 
-def _shown(
-    side: Embeddings, classes: int, most: int, rng: np.random.Generator
-) -> tuple[Embeddings, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    rows = np.flatnonzero((side.labels >= 0) & (side.labels < classes))
-    return side, np.sort(rng.permutation(rows)[:most])
+def lay_out(vectors: Tensor, settings: MapSettings) -> npt.NDArray[np.float32]:
+    """Return (n, 2) places in the plane of (n, D) vectors, by the settings' layout.
+
+    t-SNE and UMAP start from the first two principal components, with the published perplexity of 30 and 15
+    neighbours, fewer for few vectors.
+
+    Raises:
+        ZsbirError: If there are fewer than 5 vectors, or the layout's package is missing.
+    """
+    check_layout(settings.layout)
+    n = len(vectors)
+    if n < 5:
+        raise ZsbirError(f"a map needs at least 5 embeddings; there are {n}")
+    x = torch.nn.functional.normalize(vectors.float(), dim=1) if settings.cosine else vectors.float()
+    x = x - x.mean(dim=0)
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    # The first 50 principal components hold what neighbours are made of.
+    x = (u * s)[:, :50]
+    start = torch.nn.functional.pad(x[:, :2], (0, max(0, 2 - x.shape[1])))
+    start = start / start.std(dim=0).amax().clamp(min=1e-12)
+    places: npt.NDArray[np.float32]
+    if settings.layout == "pca":
+        return start.numpy().astype(np.float32)
+    if settings.layout == "umap":
+        import umap
+
+        # umap-learn wants fewer neighbours than points, and one thread for the same map from the same seed.
+        reducer = umap.UMAP(n_neighbors=min(15, n - 1), init=10 * start.numpy(), random_state=settings.seed, n_jobs=1)
+        places = reducer.fit_transform(x.numpy())
+        return places
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (n - 1) / 3)
+    places = TSNE(perplexity=perplexity, init=1e-4 * start.numpy(), random_state=settings.seed).fit_transform(x.numpy())
+    return places
 
 
-def _legend(figure: Figure, names: Sequence[str], classes: int) -> None:
+def check_layout(layout: str) -> None:
+    """Raise ZsbirError if the layout is unknown or its package is not installed."""
+    from importlib.util import find_spec
+
+    if layout not in ("tsne", "umap", "pca"):
+        raise ZsbirError(f"there is no layout {layout!r} of a map; known: tsne, umap, pca")
+    if layout in _NEEDS:
+        package, command = _NEEDS[layout]
+        if find_spec("sklearn" if layout == "tsne" else "umap") is None:
+            raise ZsbirError(f"the layout {layout!r} of a map needs {package}: {command}, or ask for the layout 'pca'")
+
+
+def _palette(count: int) -> list[Any]:
     from matplotlib import colormaps
+
+    # The ten strong colours first, then their light companions.
+    pairs = [colormaps["tab20"](number) for number in range(MOST_CLASSES)]
+    return (pairs[::2] + pairs[1::2])[:count]
+
+
+def _legend(figure: Figure, names: Sequence[str], settings: MapSettings) -> None:
     from matplotlib.lines import Line2D
 
-    colours = colormaps["tab20"]
     handles = [
         Line2D([], [], color="black", marker="x", linestyle="", label="sketch"),
         Line2D([], [], color="black", marker="o", linestyle="", label="photo"),
+        Line2D([], [], color="none", label=""),
     ]
-    for i, name in enumerate(names):
-        colour = colours(i / (max(classes, 20) - 1))
-        handles.append(Line2D([], [], color=colour, marker="s", linestyle="", label=name[:22].lower()))
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    for name, colour in zip(names, _palette(len(names)), strict=True):
+        short = name if len(name) <= 22 else f"{name[:20]}..."
+        handles.append(Line2D([], [], color=colour, marker="s", linestyle="", label=short))
+    title = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}[settings.layout]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False, title=title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,15 @@ import numpy as np
 import torch
 
 from zsbir.evaluation import metrics as functions
-from zsbir.evaluation.details import best_median_worst, confusion_and_histogram, top_photos
+from zsbir.evaluation.details import confusion_and_histogram, top_photos
 from zsbir.evaluation.distributed import gather, shard
-from zsbir.evaluation.domain_gap import DomainGap, domain_gap
+from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.measure import METRICS, PerQuery, Request, as_protocols, averages, measure
 from zsbir.evaluation.protocols import Protocol
 from zsbir.evaluation.result import Report
 from zsbir.evaluation.scoring import fitted_scores
+from zsbir.evaluation.showing import Shown
 from zsbir.evaluation.statistics import bootstrap
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
@@ -36,7 +38,9 @@ class Evaluator:
         resamples: Draws of the bootstrap intervals; 0: no intervals.
         examples: How many best, median and worst queries to show with their first photos, each.
         top: How many photos to show of each.
-        seed: Seed of the bootstrap and of the sample behind confusion and histogram.
+        seed: Seed of the bootstrap, of the random queries and of the sample behind confusion and histogram.
+        random: How many further queries to show, drawn by chance.
+        queries: Files of further queries to show, see `zsbir.evaluation.showing.find_queries`.
 
     >>> import numpy as np, torch
     >>> photos = Embeddings(torch.eye(3), np.array([0, 1, 2]), ("cat", "dog", "owl"))
@@ -56,15 +60,24 @@ class Evaluator:
         examples: int = 3,
         top: int = 10,
         seed: int = 0,
+        random: int = 0,
+        queries: Sequence[str] = (),
     ) -> None:
         self.protocols = as_protocols(protocol)
         self.matcher: Matcher = MATCHERS.build(matcher)
         self.metrics = tuple(METRICS if metrics is None else metrics)
         self.ks = tuple(ks)
         self.resamples = resamples
-        self.examples = examples
-        self.top = top
+        self.shown = Shown(examples, random, tuple(queries), top)
         self.seed = seed
+
+    def like(self, matcher: str | Mapping[str, Any] | Matcher, show: bool = True) -> Evaluator:
+        """Return the same evaluator with another matcher; it shows no queries if `show` is not set."""
+        other = copy.copy(self)
+        other.matcher = MATCHERS.build(matcher)
+        if not show:
+            other.shown = Shown(examples=0)
+        return other
 
     def evaluate(
         self, queries: Embeddings, gallery: Embeddings, notes: Sequence[str] = (), setting: str = "zero-shot"
@@ -105,7 +118,7 @@ class Evaluator:
             )
             found = gather(part)
             confusion, histogram = confusion_and_histogram(chunk, left.labels, right.labels, len(classes), self.seed)
-            shown = top_photos(chunk, left, right, self._chosen(found), self.top)
+            shown = top_photos(chunk, left, right, self._chosen(found, left), self.shown.top)
         transductive = ["transductive: the matcher is fitted on the gallery"] if self.matcher.transductive else []
         return Report(
             protocols=tuple(self.protocols),
@@ -125,7 +138,7 @@ class Evaluator:
             per_query=found,
             query_paths=tuple(left.paths[int(i)] for i in found.query) if len(left.paths) else (),
             meta={"queries": queries.meta, "gallery": gallery.meta},
-            domain_gap=_gap(left, right, self.seed),
+            domain_gap=gap_of(left, right, self.seed),
         )
 
     def _best(
@@ -139,17 +152,14 @@ class Evaluator:
         first = self.protocols[0].name
         values = [results[first]["mAP@all"] for results in tried.values()]
         best = variants[int(np.argmax(values))]
-        chosen = Evaluator(
-            self.protocols, best, self.metrics, self.ks, self.resamples, self.examples, self.top, self.seed
-        )
         said = f"{ORACLE}: the best mAP@all ({first}) of {len(variants)} matchers; from {min(values):.4f}"
-        report = chosen.evaluate(queries, gallery, (*notes, said), setting)
+        report = self.like(best).evaluate(queries, gallery, (*notes, said), setting)
         return replace(report, groups=tried)
 
-    def _chosen(self, found: PerQuery) -> list[tuple[int, str, float | None]]:
+    def _chosen(self, found: PerQuery, queries: Embeddings) -> list[tuple[int, str, float | None]]:
         first = found.values[self.protocols[0].name]
         key = "mAP@all" if "mAP@all" in first else next(iter(first))
-        return best_median_worst(first[key], found.query, self.examples) if self.examples else []
+        return self.shown.choose(first[key], found.query, queries.paths, len(queries), self.seed)
 
 
 def intervals(
@@ -202,12 +212,6 @@ def _chance(queries: Labels, gallery: Labels, found: PerQuery, protocols: Sequen
 def _half(*sides: Embeddings) -> list[str]:
     kinds = [side.vectors.dtype for side in sides if side.vectors.dtype in (torch.float16, torch.bfloat16)]
     return [f"the embeddings are stored in {str(kinds[0]).removeprefix('torch.')}"] if kinds else []
-
-
-def _gap(queries: Embeddings, gallery: Embeddings, seed: int) -> DomainGap | None:
-    """Return the domain gap; None for sides too small to measure it."""
-    folds = min(5, len(queries), len(gallery))
-    return domain_gap(queries.vectors.cpu(), gallery.vectors.cpu(), folds, seed=seed) if folds >= 2 else None
 
 
 def _curve(found: PerQuery) -> dict[str, list[float]]:

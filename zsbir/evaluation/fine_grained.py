@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.details import best_median_worst, top_photos
+from zsbir.evaluation.details import top_photos
+from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.evaluator import Evaluator, describe_matcher, intervals
 from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.measure import PerQuery, Request, averages, measure
@@ -66,8 +67,8 @@ def fine_grained(
             f"{photo_id(left.paths[0], sketch=True)!r}, and a photo here is {right.paths[0]!r}"
         ) from None
     ap = across.values[ACROSS.name]["MRR"]  # with one relevant photo, AP is 1 / rank
-    chosen = best_median_worst(ap, across.query, evaluator.examples) if evaluator.examples else []
-    shown = top_photos(chunk, left, right, chosen, evaluator.top)
+    chosen = evaluator.shown.choose(ap, across.query, left.paths, len(left), evaluator.seed)
+    shown = top_photos(chunk, left, right, chosen, evaluator.shown.top)
     within = _within(evaluator, left, right, ids, ks)
     found = PerQuery(
         {**across.values, **within.values},
@@ -104,6 +105,7 @@ def fine_grained(
         per_query=found,
         query_paths=tuple(left.paths[int(i)] for i in found.query),
         meta={"queries": queries.meta, "gallery": gallery.meta},
+        domain_gap=gap_of(left, right, evaluator.seed),
     )
 
 

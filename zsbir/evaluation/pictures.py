@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from zsbir.evaluation.details import TopPhotos
 
@@ -12,6 +12,7 @@ RIGHT = (26, 150, 65)
 WRONG = (215, 48, 39)
 QUERY = (120, 120, 120)
 _TEXT = (40, 40, 40)
+_GAP, _LINE = 4, 16
 
 
 def top_k_picture(
@@ -20,8 +21,9 @@ def top_k_picture(
     open_photo: Callable[[str], Image.Image] | None = None,
     cell: int = 96,
     frame: int = 4,
+    columns: int = 10,
 ) -> Image.Image:
-    """Draw one row a query: the sketch, then its first photos, best first.
+    """Draw for each query the sketch and its first photos, best first.
 
     Args:
         results: The rows, as `Report.top` has them.
@@ -29,38 +31,62 @@ def top_k_picture(
         open_photo: Likewise for photos; None: the same function.
         cell: Side of an image in pixels.
         frame: Width of its frame in pixels.
+        columns: Photos in a line; more go on below.
 
     Returns:
-        An RGB picture. Above each row stand the query's class and its AP; green frames are right, red ones wrong.
+        An RGB picture. Above each query stand its class, its AP and how many photos are right; green frames are
+        right, red ones wrong; under each photo stands its score, and its class if that is not the query's.
 
     >>> row = TopPhotos(0, "s", "cat", "best", 1.0, (0, 1), ("a", "b"), ("cat", "dog"), (0.9, 0.1), (True, False))
     >>> picture = top_k_picture([row], lambda path: Image.new("RGB", (8, 8), "white"), cell=32)
     >>> picture.size
-    (144, 68)
+    (144, 88)
     """
     photos = open_photo or open_sketch
-    gap, caption = 4, 16
-    columns = 1 + max((len(row.paths) for row in results), default=0)
     side = cell + 2 * frame
-    size = (columns * (side + gap) + 3 * gap, max(1, len(results)) * (side + caption + gap) + 2 * gap)
-    picture = Image.new("RGB", size, "white")
+    widest = min(columns, max((len(row.paths) for row in results), default=0))
+    lines = [max(1, -(-len(row.paths) // columns)) for row in results]
+    block = side + _LINE + _GAP
+    height = sum(_LINE + count * block for count in lines) + 3 * _GAP
+    picture = Image.new("RGB", ((1 + widest) * (side + _GAP) + 3 * _GAP, max(height, side)), "white")
     draw = ImageDraw.Draw(picture)
-    for number, row in enumerate(results):
-        top = gap + number * (side + caption + gap)
-        draw.text((gap, top), _caption(row), fill=_TEXT)
-        cells = [(open_sketch(row.path), QUERY)]
-        cells += [(photos(path), RIGHT if right else WRONG) for path, right in zip(row.paths, row.correct, strict=True)]
-        for column, (image, colour) in enumerate(cells):
-            left = gap + column * (side + gap) + (2 * gap if column else 0)
-            picture.paste(_framed(image, colour, cell, frame), (left, top + caption))
+    top = _GAP
+    for row, count in zip(results, lines, strict=True):
+        draw.text((_GAP, top), _latin(_caption(row)), fill=_TEXT, font=ImageFont.load_default(12))
+        picture.paste(_framed(open_sketch(row.path), QUERY, cell, frame), (_GAP, top + _LINE))
+        for place, (path, right) in enumerate(zip(row.paths, row.correct, strict=True)):
+            left = (1 + place % columns) * (side + _GAP) + 3 * _GAP
+            under = top + _LINE + place // columns * block
+            picture.paste(_framed(photos(path), RIGHT if right else WRONG, cell, frame), (left, under))
+            _write(draw, (left, under + side), _label(row, place), side)
+        top += _LINE + count * block
     return picture
 
 
 def _caption(row: TopPhotos) -> str:
     ap = "" if row.ap is None else f"   AP {row.ap:.3f}"
     note = f" ({row.note})" if row.note else ""
+    return f"{row.label}{note}{ap}   {sum(row.correct)} of {len(row.correct)} right"
+
+
+def _label(row: TopPhotos, place: int) -> str:
+    score = f"{row.scores[place]:.4g}"
+    return score if row.correct[place] else f"{score} {row.labels[place]}"
+
+
+def _write(draw: ImageDraw.ImageDraw, where: tuple[int, int], text: str, width: int) -> None:
+    """Write a line that is cut where it is wider than `width` pixels."""
+    font, text = ImageFont.load_default(11), _latin(text)
+    if draw.textlength(text, font=font) > width:
+        while text and draw.textlength(f"{text}...", font=font) > width:
+            text = text[:-1]
+        text = f"{text.rstrip()}..."
+    draw.text(where, text, fill=_TEXT, font=font)
+
+
+def _latin(text: str) -> str:
     # Pillow's built-in font knows Latin letters only.
-    return f"{row.label}{note}{ap}".encode("latin-1", "replace").decode("latin-1")
+    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def _framed(image: Image.Image, colour: tuple[int, int, int], cell: int, frame: int) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,6 +82,20 @@ def histogram(report: Report) -> Figure:
     axes.set(xlabel="score", ylabel="share of the pairs")
     axes.legend()
     return figure
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a figure in the format that the file's name ends in.
+
+    Raises:
+        ZsbirError: If it cannot be written there, or in that format.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ZsbirError(f"the picture {file} cannot be written: {reason}") from None
 
 
 def figure_uri(figure: Figure) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
 from zsbir.evaluation import plots
+from zsbir.evaluation.details import TopPhotos
 from zsbir.evaluation.pictures import top_k_picture
 from zsbir.evaluation.result import Report, table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
 
 _STYLE = """
@@ -23,6 +25,8 @@ img { max-width: 100%; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 footer { color: #666; margin-top: 2rem; font-size: 13px; }
 """
+
+_FRAMES = "<p>Green frames are right, red ones wrong; under each photo stands its score.</p>"
 
 
 def markdown(report: Report) -> str:
@@ -46,6 +50,7 @@ def html_page(
     report: Report,
     open_sketch: Callable[[str], Image.Image] | None = None,
     open_photo: Callable[[str], Image.Image] | None = None,
+    figures: Mapping[str, Figure] | None = None,
 ) -> str:
     """Return the report as one HTML page that needs no other file and no network.
 
@@ -53,6 +58,7 @@ def html_page(
         report: What to show.
         open_sketch: Opens a sketch by the path its embeddings have; None: the page has no images of results.
         open_photo: Likewise for photos; None: the same function.
+        figures: Further figures by heading.
 
     Raises:
         ZsbirError: If matplotlib is missing.
@@ -65,6 +71,9 @@ def html_page(
     if report.intervals:
         body.append("<h2>95 % bootstrap intervals</h2>" + _html_table(*_interval_rows(report)))
     body.append(_shown(report, open_sketch, open_photo))
+    for heading, figure in (figures or {}).items():
+        name = escape(heading)
+        body.append(f'<h2>{name}</h2><img alt="{name}" src="{plots.figure_uri(figure)}">')
     body.append('<h2>Plots</h2><div class="plots">' + "".join(_plots(report)) + "</div>")
     body.append("<h2>Classes</h2>" + _html_table(*_class_rows(report)))
     definitions = "".join(f"<li>{escape(line[2:])}</li>" for line in _definitions(report))
@@ -135,15 +144,22 @@ def _shown(
 ) -> str:
     if not report.top:
         return ""
-    head = "<h2>First photos of the best, median and worst queries</h2>"
-    if open_sketch is None:
-        rows = [
-            [t.label, t.note, "" if t.ap is None else f"{t.ap:.3f}", f"{sum(t.correct)} of {len(t.correct)}"]
-            for t in report.top
-        ]
-        return head + _html_table(["sketch of", "", "AP", "right among the first"], rows)
-    picture = top_k_picture(report.top, open_sketch, open_photo)
-    return f'{head}<p>Green frames are right, red ones wrong.</p><img alt="results" src="{plots.image_uri(picture)}">'
+    groups: dict[str, list[TopPhotos]] = {}
+    for row in report.top:
+        groups.setdefault("asked for" if row.note in ("chosen", "random") else "best, median and worst", []).append(row)
+    parts = [f"<h2>First photos of the queries</h2>{'' if open_sketch is None else _FRAMES}"]
+    for name, rows in groups.items():
+        parts.append(f"<h3>{name.capitalize()}</h3>")
+        if open_sketch is None:
+            cells = [
+                [t.label, t.note, "" if t.ap is None else f"{t.ap:.3f}", f"{sum(t.correct)} of {len(t.correct)}"]
+                for t in rows
+            ]
+            parts.append(_html_table(["sketch of", "", "AP", "right among the first"], cells))
+        else:
+            picture = top_k_picture(rows, open_sketch, open_photo)
+            parts.append(f'<img alt="{name}" src="{plots.image_uri(picture)}">')
+    return "".join(parts)
 
 
 def _plots(report: Report) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from zsbir.evaluation.measure import PerQuery
 from zsbir.evaluation.protocols import Protocol
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
 
 SCHEMA = "zsbir-report-1"
@@ -40,7 +41,7 @@ class Report:
         curve: ``{"recall": [...], "precision": [...]}``, interpolated, mean over queries.
         confusion: (C, C) share of each class among the first photos of each class.
         histogram: Distribution of relevant and irrelevant scores.
-        top: The first photos of the best, median and worst queries.
+        top: The first photos of the best, median and worst queries, and of those asked for.
         per_query: The metrics of each query.
         query_paths: Files of the evaluated queries; empty if not known.
         meta: Where both sides come from.
@@ -101,6 +102,7 @@ class Report:
         html: bool = True,
         open_sketch: Callable[[str], Image.Image] | None = None,
         open_photo: Callable[[str], Image.Image] | None = None,
+        figures: Mapping[str, Figure] | None = None,
     ) -> Path:
         """Write ``report.json``, ``report.md``, ``per_query.safetensors`` (+ ``.json``) and ``report.html``.
 
@@ -109,6 +111,7 @@ class Report:
             html: Whether to write the HTML page, which needs matplotlib (``pip install "zsbir[report]"``).
             open_sketch: Opens a sketch by the path that the embeddings have; None: the page has no images.
             open_photo: Likewise for photos; None: the same function.
+            figures: Further figures for the page by heading, such as a map of the embeddings.
 
         Returns:
             The folder.
@@ -126,7 +129,7 @@ class Report:
         (target / "report.md").write_text(markdown(self), encoding="utf-8")
         save_per_query(self, target)
         if html:
-            (target / "report.html").write_text(html_page(self, open_sketch, open_photo), encoding="utf-8")
+            (target / "report.html").write_text(html_page(self, open_sketch, open_photo, figures), encoding="utf-8")
         return target
 
 

@@ -136,14 +136,14 @@ def fitted_scores(matcher: Matcher, queries: Embeddings, gallery: Embeddings) ->
     return chunk
 
 
-def take(embeddings: Embeddings, index: npt.NDArray[np.int64]) -> Embeddings:
-    """Return the chosen rows, without their paths."""
+def take(embeddings: Embeddings, index: npt.NDArray[np.int64], paths: bool = False) -> Embeddings:
+    """Return the chosen rows; their paths are dropped unless asked for."""
     where = torch.from_numpy(index)
     tokens = embeddings.tokens
     return replace(
         embeddings,
         vectors=embeddings.vectors[where.to(embeddings.vectors.device)],
         labels=np.asarray(embeddings.labels)[index],
-        paths=type(embeddings.paths)(),
+        paths=embeddings.paths.take(index) if paths and len(embeddings.paths) else type(embeddings.paths)(),
         tokens=None if tokens is None else tokens[where.to(tokens.device)],
     )

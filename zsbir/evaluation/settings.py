@@ -12,11 +12,11 @@ import torch
 
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.binary import fit_itq
+from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.evaluator import Evaluator
 from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.result import Report
 from zsbir.evaluation.scoring import take
-from zsbir.matchers import MATCHERS
 from zsbir.types import Embeddings, Paths
 
 SETTINGS = ("zero-shot", "generalised", "fine-grained", "binary", "few-queries")
@@ -40,9 +40,7 @@ def few_queries(evaluator: Evaluator, queries: Embeddings, gallery: Embeddings, 
 
 def every(embeddings: Embeddings, step: int) -> Embeddings:
     """Return every `step`-th image, the first included, with its path."""
-    index = np.arange(0, len(embeddings), step)
-    paths = embeddings.paths.take(index.tolist()) if len(embeddings.paths) else Paths()
-    return replace(take(embeddings, index), paths=paths)
+    return take(embeddings, np.arange(0, len(embeddings), step), paths=True)
 
 
 def binary(
@@ -73,16 +71,7 @@ def binary(
     quantiser = fit_itq(right.vectors if learn_from is None else learn_from.vectors, bits, seed=seed)
     where = "transductive: ITQ is fitted on the gallery" if learn_from is None else "ITQ is fitted on other images"
     coded = [replace(side, vectors=quantiser.codes(side.vectors), meta=side.meta) for side in (left, right)]
-    hashed = Evaluator(
-        evaluator.protocols,
-        MATCHERS.build("hamming"),
-        evaluator.metrics,
-        evaluator.ks,
-        evaluator.resamples,
-        evaluator.examples,
-        evaluator.top,
-        evaluator.seed,
-    )
+    hashed = evaluator.like("hamming")
     return hashed.evaluate(coded[0], coded[1], (*notes, f"{bits} bit codes; {where}"), f"binary-{bits}")
 
 
@@ -115,13 +104,14 @@ def generalised(
     report = evaluator.evaluate(unseen[0], joint, (*notes, said), "generalised")
     groups = {"unseen": report.results}
     if len(seen[0]):
-        found = evaluator.evaluate(seen[0], joint, setting="generalised").results
+        found = evaluator.like(evaluator.matcher, show=False).evaluate(seen[0], joint, setting="generalised").results
         groups["seen"] = found
         groups["harmonic mean"] = {
             protocol: {metric: harmonic(u, found[protocol][metric]) for metric, u in values.items()}
             for protocol, values in report.results.items()
         }
-    return replace(report, groups=groups)
+    # Between the same classes, as in the other settings: the seen photos are another matter than the domain.
+    return replace(report, groups=groups, domain_gap=gap_of(*unseen, evaluator.seed))
 
 
 def harmonic(first: float, second: float) -> float:

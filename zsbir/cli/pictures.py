@@ -1,0 +1,112 @@
+"""Pictures of queries with the photos that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from zsbir.errors import ZsbirError
+
+if TYPE_CHECKING:
+    from zsbir.cli._evaluation import Subject
+    from zsbir.evaluation.details import TopPhotos
+    from zsbir.types import Paths
+
+
+def pictures(
+    run: Annotated[Path, Positional],
+    query: tuple[str, ...] = (),
+    random: int | None = None,
+    top: Annotated[int, arg(aliases=["-k"])] = 10,
+    out: Annotated[Path, arg(aliases=["-o"])] = Path("pictures"),
+    matcher: str | None = None,
+    set: tuple[str, ...] = (),
+    part: Literal["test", "validation"] = "test",
+    cell: int = 128,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: int = 64,
+    workers: int = 2,
+    seed: int = 0,
+) -> None:
+    """Draw query sketches with the first photos found and their scores: one PNG a query, and all on sheet.png.
+
+    Right photos are framed green, wrong ones red; the same goes into a report with `zsbir evaluate --show`.
+
+    Args:
+        run: A run folder of `zsbir train`, or a folder of its embeddings.
+        query: Sketches of the test split: files, as their path, its end, or the full path.
+        random: How many sketches to draw by chance; default: 8 if no query is named.
+        top: How many photos of each.
+        out: The folder for the pictures.
+        matcher: A matcher's name, see `zsbir list`; default: the method's own.
+        set: Arguments of the matcher: key=value ...
+        part: test = the unseen classes.
+        cell: Side of an image in pixels.
+        device: Where to run.
+        batch_size: Images a step.
+        workers: Processes that decode images.
+        seed: Of the choice of random sketches.
+    """
+    from zsbir.cli._evaluation import Work, find_subject
+    from zsbir.cli._options import assignments
+    from zsbir.evaluation.showing import draw_queries, find_queries
+
+    if set and matcher is None:
+        raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
+    if top < 1 or cell < 8 or (random is not None and random < 0):
+        raise ZsbirError(f"at least 1 photo of 8 pixels, and 0 or more sketches: not {top}, {cell} and {random}")
+    if not query and random == 0:
+        raise ZsbirError("which sketches? name them with --query, or draw some with --random N")
+    if out.is_file():
+        raise ZsbirError(f"{out} is a file: give a folder for the pictures with --out")
+    count = (0 if query else 8) if random is None else random
+    notes: dict[str, str] = {}
+
+    def choose(paths: Paths) -> Sequence[int]:
+        named = list(dict.fromkeys(find_queries(paths, query)))
+        drawn = draw_queries(len(paths), count, seed, named)
+        notes.update({paths[place]: "random" for place in drawn} | {paths[place]: "chosen" for place in named})
+        return [*named, *drawn]
+
+    spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}
+    subject = find_subject(run, part, spec, Work(device, batch_size, workers), choose)
+    if subject.openers is None:
+        raise ZsbirError(
+            f"the images of {run} are not to be had here: only a run, or embeddings whose dataset is in place"
+        )
+    draw(_found(subject, spec, top, notes), subject, out, cell)
+
+
+def _found(subject: Subject, spec: Any, top: int, notes: dict[str, str]) -> list[TopPhotos]:
+    """Return the first photos of the subject's sketches, in their order."""
+    from dataclasses import replace
+
+    from zsbir.evaluation.evaluator import Evaluator
+
+    evaluator = Evaluator(
+        matcher=subject.matcher if spec is None else spec, metrics=("mAP",), ks=(1,), resamples=0, examples=0, top=top,
+        queries=list(subject.queries.paths),
+    )  # fmt: skip
+    shown = evaluator.evaluate(subject.queries, subject.gallery).top
+    return [replace(row, note=notes.get(row.path, "")) for row in shown]
+
+
+def draw(rows: Sequence[TopPhotos], subject: Subject, out: Path, cell: int) -> None:
+    """Write one picture a row and the sheet of all, and say where."""
+    from zsbir.evaluation.pictures import top_k_picture
+
+    assert subject.openers is not None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for number, row in enumerate(rows, start=1):
+            name = "".join(letter if letter.isalnum() else "-" for letter in row.label.lower()).strip("-")
+            file = out / f"{number:03d}-{name}.png"
+            top_k_picture([row], *subject.openers, cell=cell).save(file)
+            print(f"{file}  {row.path}: {sum(row.correct)} of {len(row.correct)} right")
+        top_k_picture(rows, *subject.openers, cell=cell).save(out / "sheet.png")
+    except OSError as error:
+        raise ZsbirError(f"cannot write the pictures to {out}: {error.strerror or error}") from None
+    print(out / "sheet.png")
