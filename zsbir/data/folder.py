@@ -21,7 +21,7 @@ from zsbir.types import Domain, Paths, Split
 
 @DATASETS.register("folder")
 class FolderDataset(Dataset):
-    """Your own images: ROOT/{sketch,photo}/CLASS/*.
+    """Your own images, in folders ROOT/sketch/CLASS and ROOT/photo/CLASS.
 
     The domain folders may also be called sketches, drawings, photos, images, pictures, real. The sketch of a class
     may be a QuickDraw file ``sketch/CLASS.ndjson``, and SVG files count as images. Spellings such as
