@@ -2,10 +2,9 @@ import re
 
 import pytest
 
-from zsbir.data.names import prompt_name, word_names
 from zsbir.data.published import published, published_names
 from zsbir.data.purity import class_synset, imagenet_purity
-from zsbir.data.scan import canonical
+from zsbir.names import canonical, prompt_name, word_names
 
 ALL = sorted({own for name in published_names() for side in ("seen", "unseen") for own in published(name)[side]})
 
@@ -55,3 +54,9 @@ def test_purity_numbers():
     mine = imagenet_purity(["zebra", "dog", "giraffe", "my own class"])
     assert (mine.same, mine.narrower, mine.unknown, mine.total) == (("zebra",), ("dog",), ("my own class",), 4)
     assert "none of the 1 unseen" in imagenet_purity(["giraffe"]).sentence()
+
+
+def test_words_are_letters_only():
+    assert word_names("bear_(animal)") == ("bear",)
+    assert word_names("T-shirt") == ("t-shirt",)
+    assert word_names("4 leaf clover 2") == ("leaf", "clover")

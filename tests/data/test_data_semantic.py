@@ -89,7 +89,21 @@ def test_the_first_synset_with_a_value_decides(net):
     assert not first_similarity(net, [], [cat]).any()
 
 
-@pytest.mark.parametrize("name", ["Cat", "cat (animal)", "cats", "wild cat", "wild-cat", "teddy_bear", "Eiffel Tower"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Cat",
+        "cat (animal)",
+        "cats",
+        "wild cat",
+        "wild-cat",
+        "teddy_bear",
+        "Eiffel Tower",
+        "big cats",
+        "cat with a hat",
+        "Siamese_cat (animal)",
+    ],
+)
 def test_names_as_datasets_write_them_are_found(net, name):
     assert noun_senses(net, name)
 

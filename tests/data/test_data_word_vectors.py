@@ -69,6 +69,29 @@ def test_shipped_wordnet_tables_put_animals_together():
         class_weights({"name": "wordnet"}, ["cat", "no such thing"])
 
 
+def test_a_class_that_wordnet_lacks_counts_as_at_the_mean_distance(monkeypatch):
+    from zsbir.data import wordnet
+
+    class Net:
+        def __init__(self, folder):
+            self.place = {"cat": 0, "dog": 1, "ship": 5}
+
+        def senses(self, name):
+            return (f"{self.place[name]} ",) if name in self.place else ()
+
+        def path_similarity(self, one, other):
+            return 1 / (1 + abs(int(one) - int(other)))
+
+    monkeypatch.setattr(wordnet, "WordNet", Net)
+    source = {"name": "wordnet", "folder": "any"}
+    with pytest.warns(UserWarning, match="lacks 1 of 4 classes.*mean distance: moyai"):
+        weights = class_weights(source, ["cat", "dog", "moyai", "ship"])
+    assert 1 / weights[0] == pytest.approx([np.inf, 1, 10 / 3, 5], rel=1e-5)
+    assert weights[2, 2] == 0
+    with pytest.raises(ZsbirError, match="lacks 1 of 2 classes"):
+        class_weights(source, ["cat", "moyai"])
+
+
 def test_clip_text_encoder_gives_unit_vectors_of_the_names():
     tiny = {
         "embed_dim": 8,

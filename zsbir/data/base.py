@@ -86,7 +86,7 @@ class Dataset:
 
     @property
     def parts(self) -> dict[str, Split]:
-        """All parts by name: train, validation, test, and seen_test if it has images."""
+        """All parts by name (train, validation, test, and seen_test if it has images)."""
         parts = {"train": self._train, "validation": self._validation, "test": self._test}
         return parts | ({"seen_test": self._seen_test} if len(self._seen_test.photos) else {})
 
@@ -98,7 +98,7 @@ class Dataset:
 
     @property
     def manifest_hash(self) -> str:
-        """The manifest's SHA-256, 64 hexadecimal digits: equal hashes, equal classes and files."""
+        """The manifest's SHA-256 in 64 hexadecimal digits; equal hashes mean equal classes and files."""
         if self._manifest_hash is None:
             self._manifest_hash = str(self.manifest()["sha256"])
         return self._manifest_hash

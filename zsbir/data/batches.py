@@ -102,6 +102,8 @@ def to_batch(
     std: tuple[float, ...],
     device: torch.device | str = "cpu",
     order: torch.memory_format = torch.contiguous_format,
+    sketch_fill: float | None = 1.0,
+    photo_fill: float | None = None,
 ) -> Batch:
     """Finish a step on the device: to float, augment, normalise.
 
@@ -112,6 +114,8 @@ def to_batch(
         std: Likewise.
         device: Where the batch is wanted.
         order: Memory order of the images.
+        sketch_fill: What a warp puts outside a sketch, see `warp`.
+        photo_fill: Likewise for photos.
     """
     images: dict[str, Tensor] = {}
     objects = {name: mask.to(device) for name, mask in raw.objects.items()}
@@ -119,7 +123,7 @@ def to_batch(
         unit = to_unit(pixels, device)
         if name in raw.warp:
             matrices = raw.warp[name].to(device)
-            unit = warp(unit, matrices, 1.0 if name == "sketch" else None)
+            unit = warp(unit, matrices, sketch_fill if name == "sketch" else photo_fill)
             if name in objects:
                 objects[name] = warp(objects[name][:, None].float(), matrices, 0.0)[:, 0] > 0.5
         images[name] = normalise(unit, mean, std).contiguous(memory_format=order)

@@ -12,9 +12,10 @@ from PIL import Image
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
 from zsbir.data.manifest import read_manifest
-from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, canonical, find_domain, records_of, scan_classes
+from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, find_domain, records_of, scan_classes
 from zsbir.data.strokes import StrokeStyle, open_image
 from zsbir.errors import ZsbirError
+from zsbir.names import canonical
 from zsbir.registry import close_matches
 from zsbir.types import Domain, Paths, Split
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from zsbir.data.scan import canonical
 from zsbir.errors import ZsbirError
+from zsbir.names import canonical
 from zsbir.types import Labels, Paths, Records
 
 

@@ -17,9 +17,10 @@ from zsbir.data.base import Dataset, subset
 from zsbir.data.folder import existing_folder, label_file, make_split
 from zsbir.data.lists import ListFiles, find_lists, read_part
 from zsbir.data.manifest import read_manifest
-from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, canonical, find_domain, scan_classes
+from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, find_domain, scan_classes
 from zsbir.data.strokes import StrokeStyle, open_image
 from zsbir.errors import ZsbirError
+from zsbir.names import canonical
 from zsbir.types import Domain, Paths, Split
 
 Source = Literal["auto", "lists", "folders"]

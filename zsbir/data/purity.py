@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from zsbir.data.scan import canonical
+from zsbir.names import canonical
 
 
 @dataclass(frozen=True)

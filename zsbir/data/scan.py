@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +19,6 @@ DRAWINGS = ".ndjson"
 SKETCH_FOLDERS = ("sketch", "sketches", "drawing", "drawings", "quickdraw")
 PHOTO_FOLDERS = ("photo", "photos", "image", "images", "picture", "pictures", "real")
 """Names of the two domains' folders, in lower case."""
-
-
-def canonical(name: str) -> str:
-    """Return a class name such that the published spellings of one class agree.
-
-    >>> canonical("hot-air_balloon") == canonical("Hot air balloon") == canonical("hot_air_balloon")
-    True
-    """
-    return re.sub(r"[\s_\-]+", " ", name).strip().lower()
 
 
 @dataclass

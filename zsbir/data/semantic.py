@@ -33,6 +33,8 @@ from zsbir.data.wordnet import Synset, WordNet
 from zsbir.errors import ZsbirError
 
 TABLES = Path(__file__).parent / "tables"
+_PLURALS = (("s", ""), ("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("ses", "s"), ("xes", "x"), ("men", "man"))
+"""WordNet's own rules for nouns: endings that are taken off, and what takes their place."""
 LEAST = 0.2
 """Path similarities up to this count as 0."""
 
@@ -126,12 +128,25 @@ def synset_similarity(net: WordNet, first: Synset, second: Synset) -> float:
 
 
 def noun_senses(net: WordNet, name: str) -> tuple[Synset, ...]:
-    """Return WordNet's senses of a class name: also without brackets, hyphens, spaces, or a final s."""
-    plain = re.sub(r"[\s_-]+", "_", re.sub(r"\(.*?\)", "", name.strip().lower())).strip("_")
-    for form in (plain, plain.replace("_", "-"), plain.replace("_", ""), plain.removesuffix("s")):
-        if form and (found := net.senses(form)):
-            return found
+    """Return WordNet's senses of a class name, most frequent first; none if WordNet knows none.
+
+    The name is also tried without brackets and hyphens and in the singular, and at last by its head: what stands
+    before ``with``, ``and``, ``of``, ``in`` or ``on``, and then its last words (``card file box``: ``box``).
+    """
+    plain = re.sub(r"[\s_-]+", " ", re.sub(r"\(.*?\)", "", name.strip().lower())).strip()
+    words = plain.split()
+    head = re.split(r" (?:with|and|of|in|on) ", plain)[0].split()
+    tries = [words, *(head[start:] for start in range(len(head)))]
+    for some in tries:
+        for form in _forms("_".join(some)):
+            if form and (found := net.senses(form)):
+                return found
     return ()
+
+
+def _forms(name: str) -> list[str]:
+    singular = [name.removesuffix(old) + new for old, new in _PLURALS if name.endswith(old) and len(name) > len(old)]
+    return [name, name.replace("_", "-"), name.replace("_", ""), *singular]
 
 
 def _tables_for(classes: Sequence[str], dataset: str | None) -> list[str]:

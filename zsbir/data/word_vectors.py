@@ -9,12 +9,16 @@ A source of meaning is given by a spec, a mapping with the key ``name``:
     The text encoder of an open_clip model; `tag` names its weights, or a local file with them.
 ``{"name": "sentence-transformers", "model": "all-MiniLM-L6-v2"}``
     A sentence-transformers model by name or folder.
-A plain string is a file's path.
+``{"name": "wordnet", "folder": "/usr/share/wordnet"}``
+    Path lengths in WordNet's database, or without a folder the shipped tables of the benchmarks' classes.
+
+A plain string is a file's path. Class names are spelt as `zsbir.names` says them.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +28,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zsbir.data.names import prompt_name, word_names
 from zsbir.errors import ZsbirError
+from zsbir.names import prompt_name, word_names
 from zsbir.registry import close_matches
 
 Vectors = npt.NDArray[np.float32]
@@ -153,7 +157,7 @@ def vectors_from_clip(
         classes: The class names.
         model: open_clip's name of the model, or its configuration as a mapping.
         tag: open_clip's tag of the weights, or a local file; None: random weights.
-        template: What the name, as `zsbir.data.names.prompt_name` says it, is put into.
+        template: What the name, as `zsbir.names.prompt_name` says it, is put into.
 
     Raises:
         ZsbirError: If there is no such model, or its weights cannot be had.
@@ -197,11 +201,12 @@ def wordnet_distances(classes: Sequence[str], folder: str | None = None) -> Vect
 
     Args:
         classes: The class names.
-        folder: WordNet's database files: the length of the path between the first senses. None: the Euclidean
-            distance of the rows of the shipped table of similarities to the 1,000 ImageNet classes.
+        folder: WordNet's database files: the length of the path between the first senses; classes that WordNet lacks
+            are named in a warning and count as at the mean distance. None: the Euclidean distance of the rows of the
+            shipped table of similarities to the 1,000 ImageNet classes.
 
     Raises:
-        ZsbirError: If a class is not found.
+        ZsbirError: If a class is not in the shipped table, or fewer than two are in WordNet.
     """
     from zsbir.data.semantic import noun_senses, semantic_prior
     from zsbir.data.wordnet import WordNet
@@ -217,10 +222,20 @@ def wordnet_distances(classes: Sequence[str], folder: str | None = None) -> Vect
     net = WordNet(folder)
     senses = [noun_senses(net, name) for name in classes]
     lost = [name for name, found in zip(classes, senses, strict=True) if not found]
+    if len(classes) - len(lost) < 2:
+        raise ZsbirError(f"WordNet in {folder} lacks {len(lost)} of {len(classes)} classes: {', '.join(lost[:10])}")
+    first = np.array([found[0] if found else "" for found in senses])
+    rows = np.full((len(classes), len(classes)), np.nan, dtype=np.float32)
+    for i, one in enumerate(first):
+        rows[i] = [1 / net.path_similarity(one, other) - 1 if one and other else np.nan for other in first]
     if lost:
-        raise ZsbirError(f"WordNet in {folder} lacks {len(lost)} classes: {', '.join(lost[:10])}")
-    rows = [[1 / net.path_similarity(a[0], b[0]) - 1 for b in senses] for a in senses]
-    return np.array(rows, dtype=np.float32)
+        warnings.warn(
+            f"WordNet in {folder} lacks {len(lost)} of {len(classes)} classes; they count as at the mean distance: "
+            f"{', '.join(lost[:10])}",
+            stacklevel=2,
+        )
+        rows[np.isnan(rows)] = np.nanmean(rows[~np.eye(len(rows), dtype=bool)])
+    return rows
 
 
 _SOURCES: dict[str, Callable[..., Vectors]] = {

@@ -16,6 +16,7 @@ from zsbir.maskers import MASKERS
 from zsbir.maskers.base import Masker
 from zsbir.maskers.select import check_choice, choose
 from zsbir.maskers.surgery import check_tower, feature_surgery, surgery_tokens
+from zsbir.names import prompt_name
 from zsbir.types import Features
 
 
@@ -36,7 +37,8 @@ class VxL(Masker):
         threshold: Keep what exceeds it instead, in maps scaled to [0, 1].
         blocks: How many of the last blocks get the surgery path.
         prompts: ``"word"``: the class name alone, as published; ``"ensemble"``: the mean over open_clip's ImageNet
-            templates; or templates of one's own with ``{}`` where the class name goes.
+            templates; or templates of one's own with ``{}`` where the class name goes. The name is as
+            `zsbir.names.prompt_name` says it.
         generic: The text that stands for what every photo has.
         norm: Axis over which the image tokens are normalised: ``"tokens"`` as the published code does, or
             ``"features"`` as CLIP does.
@@ -45,7 +47,7 @@ class VxL(Masker):
         precision: ``"auto"``: bfloat16 on a GPU, float32 elsewhere; or one of both. Maps are made in float32.
 
     CLIP is made at the first use and is no part of the state: a trained method needs none to embed, and `spec` says
-    how it was made. Underscores in class names become spaces. Photos are normalised with CLIP's own mean and std.
+    how it was made. Photos are normalised with CLIP's own mean and std.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class VxL(Masker):
     def _encode(self, names: list[str]) -> list[Tensor]:
         if self._tokenizer is None:
             self._tokenizer = clip_tokenizer(self.model)
-        spoken = [name.replace("_", " ") for name in names]
+        spoken = [name if name == self.generic else prompt_name(name) for name in names]
         made = [("{}",) if name == self.generic else self.templates for name in names]
         texts = [t.replace("{}", word) for word, templates in zip(spoken, made, strict=True) for t in templates]
         device = self.clip.visual.conv1.weight.device

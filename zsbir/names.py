@@ -1,4 +1,4 @@
-"""Class names as people say them: for prompts and for word vectors.
+"""Class names: how their spellings agree, and as people say them, for prompts and for word vectors.
 
 Published names carry underscores, hyphens, brackets and typing habits (``tablelamp``), and some mean only one thing
 within their data set (``bat`` is the animal). The awkward ones of all benchmark classes are listed; every other name
@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import re
 
-from zsbir.data.scan import canonical
+
+def canonical(name: str) -> str:
+    """Return a class name such that the published spellings of one class agree.
+
+    >>> canonical("hot-air_balloon") == canonical("Hot air balloon") == canonical("hot_air_balloon")
+    True
+    """
+    return re.sub(r"[\s_\-]+", " ", name).strip().lower()
+
 
 _PROMPTS = {
     "axe": "axe",
