@@ -28,6 +28,13 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-suppress_warnings = ["myst.xref_missing"]
+# Every reference must have a target, but for those of other projects and for names of types that stand for others.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(torch|numpy|np|npt|PIL|Image|pathlib|collections|typing|nn|huggingface_hub)\..*"),
+    (r"py:.*", r"Figure|Tensor|Path|T|C|Labels|Domain|Keep|Kind|Model|Rule|Schedule|SelectOn|zsbir\.registry\.[TC]"),
+]
+linkcheck_timeout = 20
+linkcheck_retries = 2
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
