@@ -40,8 +40,12 @@ def test_text_vectors_of_several_words(tmp_path):
     file.write_text("hot 1 0\ndog 0 1\nhotdog 5 5\nalarm 2 2\nclock 4 0\n")
     found = vectors_from_file(["hot_dog", "alarm clock", "Dog"], str(file))
     assert np.array_equal(found, np.array([[5, 5], [3, 1], [0, 1]], dtype=np.float32))
-    with pytest.raises(ZsbirError, match="'zebra' has no word"):
-        vectors_from_file(["zebra"], str(file))
+    assert np.isnan(vectors_from_file(["zebra", "dog"], str(file))).tolist() == [[True] * 2, [False] * 2]
+    with pytest.raises(ZsbirError, match="lacks 1 of 2 classes: zebra"):
+        class_weights(str(file), ["zebra", "dog"])
+    with pytest.warns(UserWarning, match="lacks 1 of 3 classes; they count as at the mean distance: zebra"):
+        weights = class_weights(str(file), ["zebra", "dog", "hot_dog"])
+    assert torch.allclose(weights[0, 1:], weights[1, 2].expand(2))
 
 
 def test_missing_file_unknown_source_and_unknown_option(tmp_path):

@@ -44,10 +44,10 @@ def class_weights(source: str | Mapping[str, Any], classes: Sequence[str]) -> Te
 
     Returns:
         (C, C) float64, at least 0, the diagonal 0. Names at distance 0 get the weight of the nearest names that are
-        not at distance 0.
+        not at distance 0. A class that the source lacks counts as at the mean distance of all; a warning names it.
 
     Raises:
-        ZsbirError: If the source is unknown or cannot be read, or lacks a class.
+        ZsbirError: If the source is unknown or cannot be read, or knows fewer than two of the classes.
     """
     spec = {"name": "file", "path": source} if isinstance(source, str) else dict(source)
     name = str(spec.pop("name", ""))
@@ -63,7 +63,22 @@ def class_weights(source: str | Mapping[str, Any], classes: Sequence[str]) -> Te
     if name == "file" and "path" not in spec:
         raise ZsbirError("the source of class meanings 'file' needs a path")
     found = function(classes, **spec)
-    return inverse_distance(torch.from_numpy(found).double() if name == "wordnet" else _distances(found))
+    distance = torch.from_numpy(found).double() if name == "wordnet" else _distances(found)
+    return inverse_distance(_complete(distance, classes, name))
+
+
+def _complete(distance: Tensor, classes: Sequence[str], source: str) -> Tensor:
+    """Return the distances with the mean where a class is not known (NaN), and name these classes in a warning."""
+    unknown = distance.diagonal().isnan()
+    if not unknown.any():
+        return distance
+    lost = [name for name, missing in zip(classes, unknown.tolist(), strict=True) if missing]
+    said = f"the source of class meanings {source!r} lacks {len(lost)} of {len(classes)} classes"
+    if len(classes) - len(lost) < 2:
+        raise ZsbirError(f"{said}: {', '.join(lost[:10])}")
+    warnings.warn(f"{said}; they count as at the mean distance: {', '.join(lost[:10])}", stacklevel=3)
+    known = ~unknown[:, None] & ~unknown & ~torch.eye(len(distance), dtype=torch.bool)
+    return distance.where(~distance.isnan(), distance[known].mean())
 
 
 def _distances(vectors: Vectors) -> Tensor:
@@ -91,10 +106,10 @@ def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = No
 
     Returns:
         (C, D) float32. In a text file a name of several words is looked up whole (joined by ``_``, ``-`` or nothing)
-        and else as the mean of its words.
+        and else as the mean of its words; NaN for a class without any.
 
     Raises:
-        ZsbirError: If a file is missing or broken, or a class is not in it.
+        ZsbirError: If a file is missing or broken, or a label file lacks a class.
     """
     file = Path(path)
     if not file.is_file():
@@ -133,15 +148,15 @@ def _from_text(classes: Sequence[str], file: Path) -> Vectors:
                     found[word] = np.array(numbers.split(), dtype=np.float32)
     except ValueError as error:
         raise ZsbirError(f"{file} is no text file of word vectors (a word and its numbers a line): {error}") from None
+    if len({row.shape for row in found.values()}) > 1:
+        raise ZsbirError(f"the word vectors in {file} have different lengths")
+    width = len(next(iter(found.values()), []))
     rows: list[Vectors] = []
-    for name, words, three in zip(classes, parts, spellings, strict=True):
+    for words, three in zip(parts, spellings, strict=True):
         whole = next((found[spelling] for spelling in three if spelling in found), None)
         known = [found[word] for word in words if word in found]
-        if whole is None and not known:
-            raise ZsbirError(f"the class {name!r} has no word in {file}")
-        rows.append(np.mean(known, axis=0) if whole is None else whole)
-    if len({row.shape for row in rows}) > 1:
-        raise ZsbirError(f"the word vectors in {file} have different lengths")
+        unknown = np.full(width, np.nan, dtype=np.float32)
+        rows.append(whole if whole is not None else np.mean(known, axis=0) if known else unknown)
     return np.stack(rows)
 
 
@@ -201,12 +216,12 @@ def wordnet_distances(classes: Sequence[str], folder: str | None = None) -> Vect
 
     Args:
         classes: The class names.
-        folder: WordNet's database files: the length of the path between the first senses; classes that WordNet lacks
-            are named in a warning and count as at the mean distance. None: the Euclidean distance of the rows of the
-            shipped table of similarities to the 1,000 ImageNet classes.
+        folder: WordNet's database files: the length of the path between the first senses, NaN for classes that
+            WordNet lacks. None: the Euclidean distance of the rows of the shipped table of similarities to the 1,000
+            ImageNet classes.
 
     Raises:
-        ZsbirError: If a class is not in the shipped table, or fewer than two are in WordNet.
+        ZsbirError: If a class is not in the shipped table.
     """
     from zsbir.data.semantic import noun_senses, semantic_prior
     from zsbir.data.wordnet import WordNet
@@ -221,21 +236,9 @@ def wordnet_distances(classes: Sequence[str], folder: str | None = None) -> Vect
         return np.asarray(_distances(prior.similarity).numpy(), dtype=np.float32)
     net = WordNet(folder)
     senses = [noun_senses(net, name) for name in classes]
-    lost = [name for name, found in zip(classes, senses, strict=True) if not found]
-    if len(classes) - len(lost) < 2:
-        raise ZsbirError(f"WordNet in {folder} lacks {len(lost)} of {len(classes)} classes: {', '.join(lost[:10])}")
-    first = np.array([found[0] if found else "" for found in senses])
-    rows = np.full((len(classes), len(classes)), np.nan, dtype=np.float32)
-    for i, one in enumerate(first):
-        rows[i] = [1 / net.path_similarity(one, other) - 1 if one and other else np.nan for other in first]
-    if lost:
-        warnings.warn(
-            f"WordNet in {folder} lacks {len(lost)} of {len(classes)} classes; they count as at the mean distance: "
-            f"{', '.join(lost[:10])}",
-            stacklevel=2,
-        )
-        rows[np.isnan(rows)] = np.nanmean(rows[~np.eye(len(rows), dtype=bool)])
-    return rows
+    first = [found[0] if found else None for found in senses]
+    rows = [[1 / net.path_similarity(a, b) - 1 if a and b else np.nan for b in first] for a in first]
+    return np.array(rows, dtype=np.float32)
 
 
 _SOURCES: dict[str, Callable[..., Vectors]] = {
