@@ -23,6 +23,23 @@ def test_frozen_by_name_stays_as_it_is(shapes, small_dann, recipe):
         freeze(method, ("nothing.like.*",))
 
 
+def test_fixed_norms_keep_their_statistics_and_still_train(shapes, recipe):
+    torch.manual_seed(0)
+    method = zsbir.build("dann", backbone={"name": "test_efficientnet", "image_size": 32}, shared=True)
+    norms = {n: m for n, m in method.photo.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    before = {n: (m.running_mean.clone(), m.running_var.clone(), m.weight.clone()) for n, m in norms.items()}
+    fixed = zsbir.Recipe(**{**recipe.__dict__, "fixed_norm": True, "lr": 1e-2})
+    Trainer(method, shapes, recipe=fixed, workers=0, progress=False, select_on="none").fit()
+    assert norms
+    for name, norm in norms.items():
+        assert torch.equal(norm.running_mean, before[name][0])
+        assert torch.equal(norm.running_var, before[name][1])
+    assert any(not torch.equal(norm.weight, before[name][2]) for name, norm in norms.items())
+    plain = zsbir.Recipe(**{**fixed.__dict__, "fixed_norm": False})
+    Trainer(method, shapes, recipe=plain, workers=0, progress=False, select_on="none").fit()
+    assert any(not torch.equal(norm.running_mean, before[name][0]) for name, norm in norms.items())
+
+
 def test_layers_train_at_falling_rates():
     method = zsbir.build("dann", backbone={"name": "test_vit", "image_size": 160}, shared=True)
     optimizer = make_optimizer(method, zsbir.Recipe(lr=1.0, layer_decay=0.5))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
+    from zsbir.engine.speed import Speed
     from zsbir.engine.trainer import Trainer
 
 
@@ -30,13 +31,15 @@ def train(
     lr: float | None = None,
     samples_per_epoch: int | None = None,
     recipe: tuple[str, ...] = (),
+    speed: tuple[str, ...] = (),
+    track: UseAppendAction[tuple[str, ...]] = (),
     out: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Literal["no", "bf16", "fp16"] = "no",
     seed: int = 0,
     workers: int = 2,
     accumulate: int = 1,
-    select_on: Literal["validation", "test", "none"] = "validation",
+    select_on: Literal["validation", "accuracy", "test", "none"] = "validation",
     validate_every: int = 1,
     patience: int | None = None,
     save_every: int | None = None,
@@ -64,20 +67,24 @@ def train(
         batch_size: Rows a step and process; default: as published.
         lr: Learning rate; default: as published.
         samples_per_epoch: Rows an epoch; default: as published.
-        recipe: Further training settings: key=value ..., such as schedule=cosine augment=affine.
+        recipe: Further training settings: key=value ..., such as schedule=cosine augment=affine lora.rank=8.
+        speed: How steps are run: key=value ..., of channels_last, compile, fused, tf32, checkpointing (each true or
+            false).
+        track: A tracker besides metrics.jsonl: tensorboard, wandb, ...; may be given several times.
         out: The run folder, which must be new; default: runs/METHOD-DATASET-N.
         device: Where to train.
         precision: Mixed precision.
         seed: Of weights, sampling and augmentation.
         workers: Processes that decode images.
         accumulate: Steps whose gradients are summed before the optimiser's step.
-        select_on: Which classes choose the best checkpoint; `test` is not honest, and the reports say so.
+        select_on: What chooses the best checkpoint: retrieval on held-out seen classes; accuracy on held-out sketches
+            of seen classes (needs a dataset with hold_out); `test` is not honest, and the reports say so.
         validate_every: Epochs between validations.
         patience: Stop after so many validations without a better one.
         save_every: Steps between checkpoints within an epoch.
         max_bad_images: Unreadable images to skip before giving up.
         masks: A folder to keep each photo's mask in (puxim): the masker then runs once per photo, for all runs.
-        cache: A folder for decoded images, filled on first use: later epochs and runs decode nothing.
+        cache: A folder for decoded images, filled on first use: later epochs, validations and runs decode nothing.
         resume: Go on with a stopped run.
         from_: Repeat a run with its exact settings, into a new folder.
     """
@@ -104,10 +111,17 @@ def train(
 
         use_stored_masks(trainer, masks)
     if cache is not None:
-        trainer.loader.steps.source.use_cache(cache)
+        trainer.use_cache(cache)
     trainer.fit()
     if trainer.accelerator.is_main_process:
         print(f"done: {trainer.out}\nnext: zsbir evaluate {trainer.out}")
+
+
+def _speed(words: tuple[str, ...]) -> Speed:
+    from zsbir.cli._options import assignments
+    from zsbir.engine.speed import Speed
+
+    return Speed.of(assignments(words, "--speed"))
 
 
 def _fresh(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zsbir.engine.lora import ADAPTERS, Adapters
 from zsbir.engine.weights import Average
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, replaced, write_json
@@ -23,7 +24,12 @@ AVERAGE = "average.safetensors"
 
 
 def save_checkpoint(
-    folder: Path, method: Method, optimizer: Optimizer, state: Mapping[str, Any], average: Average | None = None
+    folder: Path,
+    method: Method,
+    optimizer: Optimizer,
+    state: Mapping[str, Any],
+    average: Average | None = None,
+    adapters: Adapters | None = None,
 ) -> None:
     """Write a checkpoint, replacing the one that is there only when the new one is whole.
 
@@ -33,12 +39,15 @@ def save_checkpoint(
         optimizer: Its state.
         state: JSON values, such as the epoch and the step.
         average: The average of the weights, where the recipe has one.
+        adapters: The method's adapters, where the recipe has some; ``model.safetensors`` then has them merged.
 
     Raises:
         ZsbirError: If the disk is full or cannot be written; the checkpoint that was there is intact.
     """
     with replaced(folder) as new:
-        write_method(new, method)
+        write_method(new, method, None if adapters is None else adapters.plain_state())
+        if adapters is not None:
+            adapters.save(new / ADAPTERS)
         tensors, rest = _pack(optimizer)
         save_file(tensors, new / "optimizer.safetensors")
         write_json(new / "state.json", {**state, "optimizer": rest})
@@ -46,8 +55,10 @@ def save_checkpoint(
             average.save(new / AVERAGE)
 
 
-def load_state(folder: Path, optimizer: Optimizer) -> dict[str, Any]:
-    """Fill `optimizer` from a checkpoint and return the rest of its state.
+def load_state(
+    folder: Path, optimizer: Optimizer, average: Average | None = None, adapters: Adapters | None = None
+) -> dict[str, Any]:
+    """Fill optimiser, average and adapters from a checkpoint and return the rest of its state.
 
     Raises:
         ZsbirError: If the folder cannot be resumed from.
@@ -61,6 +72,10 @@ def load_state(folder: Path, optimizer: Optimizer) -> dict[str, Any]:
         index, key = name.split(".", 1)
         slots.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": rest["groups"]})
+    if average is not None:
+        average.load(folder / AVERAGE)
+    if adapters is not None:
+        adapters.load(folder / ADAPTERS)
     return state
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from zsbir.data.base import Dataset
 from zsbir.data.loading import ImageSource, StepLoader, Steps
@@ -65,3 +66,14 @@ def make_loader(
     probability = recipe.augment_probability if recipe.augment == "affine" else 0.0
     objects = bool(getattr(getattr(method, "masker", None), "needs_objects", False))
     return StepLoader(Steps(split, source, make_plan, probability, seed, rank, world, keep, objects), workers, pin)
+
+
+def images_per_step(plan: Plan) -> int:
+    """Return how many images of this process are in a step."""
+    negatives = 0 if plan.negative is None else plan.negative.shape[1]
+    return int(plan.sketch.shape[1] + plan.photo.shape[1] + negatives)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for a step: its randomness depends on the run's seed, the step and the process alone."""
+    torch.manual_seed((seed * 1_000_003 + step * 1009 + rank) % 2**63)

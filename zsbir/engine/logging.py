@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+import torch
 from tqdm import tqdm
 
 
@@ -45,17 +47,18 @@ class EpochBar:
     """One epoch's progress: a tqdm bar on a terminal, a line every 10 s elsewhere, nothing if not wanted.
 
     Args:
-        epoch: From 0.
-        epochs: In all.
+        name: Which epoch, in words.
         steps: Steps an epoch.
         done: Steps done before (resuming).
         images: Images a step, all processes together.
+        device: Whose memory is shown.
         show: False for processes other than the first, or when the caller wants silence.
     """
 
-    def __init__(self, epoch: int, epochs: int, steps: int, done: int, images: int, show: bool) -> None:
-        self._name = f"epoch {epoch + 1}/{epochs}"
+    def __init__(self, name: str, steps: int, done: int, images: int, device: torch.device, show: bool) -> None:
+        self._name = name
         self._steps, self._done, self._images = steps, done, images
+        self._device = device
         self._show = show
         self._terminal = sys.stderr.isatty()
         self._start = self._last = time.monotonic()
@@ -77,16 +80,26 @@ class EpochBar:
         """Count one step, and show its figures."""
         self._done += 1
         self._fresh += 1
+        if not self._show:
+            return
         text = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        text += f" mem {memory_gb(self._device):.1f} GB"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(self._images)
             return
         now = time.monotonic()
-        if self._show and (now - self._last > 10 or self._done == self._steps):
+        if now - self._last > 10 or self._done == self._steps:
             self._last = now
-            rate = self._fresh * self._images / max(now - self._start, 1e-9)
-            say(f"{self._name} {self._done}/{self._steps} {rate:.0f} img/s {text}")
+            a_step = max(now - self._start, 1e-9) / self._fresh
+            left = tqdm.format_interval((self._steps - self._done) * a_step)
+            say(f"{self._name} {self._done}/{self._steps} {self._images / a_step:.0f} img/s {left} left {text}")
+
+
+def memory_gb(device: torch.device) -> float:
+    """Return the memory in use, in GB: on CUDA the most that was allocated, else the process's resident set."""
+    held = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    return float(held) / 1e9
 
 
 def say(text: str) -> None:

@@ -18,6 +18,7 @@ import torch
 
 import zsbir
 from zsbir.data.base import Dataset
+from zsbir.engine.lora import Lora
 from zsbir.engine.speed import Speed
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, write_json
@@ -92,7 +93,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's settings as `Trainer` takes them; how many processes and workers is the machine's matter."""
     settings = {k: v for k, v in run["settings"].items() if k not in ("processes", "workers")}
-    return {**settings, "speed": Speed(**settings["speed"])}
+    return {**settings, "speed": Speed.of(settings["speed"])}
 
 
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
@@ -113,6 +114,8 @@ def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recip
     merged = {**asdict(start or Recipe()), **values}
     patterns = merged["freeze"]
     merged["freeze"] = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if merged["lora"] is not None:
+        Lora.of(merged["lora"])  # a wrong setting is said now
     return Recipe(**merged)
 
 

@@ -41,6 +41,16 @@ def freeze(method: nn.Module, patterns: tuple[str, ...]) -> int:
     return frozen
 
 
+def fix_norms(method: nn.Module) -> None:
+    """Put the BatchNorm layers into evaluation mode: they use their statistics and do not change them.
+
+    ``method.train()`` undoes it. Their scale and shift still train.
+    """
+    for module in method.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def layer_rates(method: nn.Module, decay: float) -> dict[int, float]:
     """Return what each parameter's rate is multiplied by: ``decay ** (layers above it)``, by ``id`` of the parameter.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
+from zsbir.errors import ZsbirError
 from zsbir.types import Batch, Domain, Features
 
 
@@ -32,8 +33,15 @@ class Recipe:
         clip: Largest gradient norm; None: not clipped.
         augment: ``"none"``, or ``"affine"`` (flip, scale, rotation, shift, with probability `augment_probability`).
         augment_probability: Share of the samples that are augmented.
+        sketch_fill: What a warp puts outside a sketch, in [0, 1] (1: white, its background; 0: black, as released with
+            SBKA); None: the border is repeated.
+        photo_fill: Likewise for photos.
         freeze: Shell patterns of parameter names that do not train, such as ``"*.blocks.[0-5].*"``.
+        fixed_norm: BatchNorm layers keep the statistics that they start with, as in evaluation. Small batches of two
+            domains give poor ones, which a pretrained backbone with a low rate does not make up for.
         layer_decay: Each layer of a timm backbone trains at the rate of the one above times this; None: all the same.
+        lora: Train low-rank adapters of the backbone instead of its weights: ``{"rank": 8, "alpha": 16}``, see
+            `zsbir.engine.lora.Lora`; None: the weights train.
         ema: Decay of an average of the weights, which is what is validated and kept as ``best``; None: no average.
         sketch_prepare: ``"squash"`` or ``"crop-pad"``: how a sketch becomes a square, see `zsbir.data.images`.
         photo_prepare: Likewise for photos.
@@ -53,8 +61,12 @@ class Recipe:
     clip: float | None = None
     augment: Literal["none", "affine"] = "none"
     augment_probability: float = 0.7
+    sketch_fill: float | None = 1.0
+    photo_fill: float | None = None
     freeze: tuple[str, ...] = ()
+    fixed_norm: bool = False
     layer_decay: float | None = None
+    lora: Mapping[str, Any] | None = None
     ema: float | None = None
     sketch_prepare: Literal["squash", "crop-pad"] = "squash"
     photo_prepare: Literal["squash", "crop-pad"] = "squash"
@@ -71,6 +83,7 @@ class Method(nn.Module, ModelHubMixin):
         matcher: Spec of the matcher the paper uses at test time.
         has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
             must then look for them.
+        select_from: The first epoch, from 0, whose checkpoint ``select_on="accuracy"`` may choose.
         logged: Figures of the last step that are no losses (schedules, accuracies), by name; filled by `forward`.
         spec: What `METHODS.build` recorded.
     """
@@ -81,6 +94,7 @@ class Method(nn.Module, ModelHubMixin):
     recipe: Recipe = Recipe()
     matcher: str | Mapping[str, Any] = "cosine"
     has_unused_parameters: bool = False
+    select_from: int = 0
     spec: dict[str, Any]
 
     def __init__(self) -> None:
@@ -105,6 +119,10 @@ class Method(nn.Module, ModelHubMixin):
         It is `forward`, not another name, because distributed training hooks into it.
         """
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Return (B, C) logits over the training classes, for ``select_on="accuracy"``; not every method can."""
+        raise ZsbirError(f"{type(self).__name__} has no classifier")
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Set schedules at the start of an epoch, counted from 0. `epoch` is all it may depend on (exact resume)."""

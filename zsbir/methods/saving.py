@@ -19,20 +19,25 @@ from zsbir.methods.base import Method
 from zsbir.registry import spec_of
 
 
-def write_method(folder: Path, method: Method) -> None:
-    """Write the two files into an existing folder."""
+def write_method(folder: Path, method: Method, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the two files into an existing folder; `weights` as for `save`."""
     write_json(folder / "method.json", {"zsbir": version("zsbir"), "method": spec_of(method)})
-    save_file(plain_tensors(method.state_dict()), folder / "model.safetensors")
+    save_file(plain_tensors(method.state_dict() if weights is None else weights), folder / "model.safetensors")
 
 
-def save(method: Method, folder: str | Path) -> None:
+def save(method: Method, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a method, replacing the one in `folder` only when the new one is whole.
+
+    Args:
+        method: Its spec is written.
+        folder: Where.
+        weights: What `rebuild` will fill it with; None: its state as it is.
 
     Raises:
         ZsbirError: If the method has no spec, or the disk is full; what was there before is intact.
     """
     with replaced(Path(folder)) as new:
-        write_method(new, method)
+        write_method(new, method, weights)
 
 
 def resolve(path: str | Path) -> Path:

@@ -83,6 +83,7 @@ class SBKA(Method):
         self.classes = tuple(classes)
         self.preset = preset
         self.warmup = settings.warmup if warmup is None else warmup
+        self.select_from = self.warmup + 1  # published: the best checkpoint is one after the warm-up
         self.noise = noise
         self.label_synsets = tuple(label_synsets) if label_synsets is not None else None
         self.wordnet = wordnet

@@ -1,0 +1,202 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through `peft`: a large backbone trains a few small matrices.
+
+An adapted layer with weight W computes ``(W + alpha / rank · B·A)·x``; A and B train, W does not, and B starts at 0, so
+that training starts from the backbone as it is. What is saved for use has B·A added to W: it is a plain method, and
+loads without `peft`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zsbir.backbones.base import Backbone
+from zsbir.errors import ZsbirError
+from zsbir.methods.saving import plain_tensors
+from zsbir.registry import close_matches
+
+ATTENTION = ("*.attn.qkv", "*.attn.q", "*.attn.kv", "*.attn.[qkv]_proj", "*.attn.proj", "*.attn")
+"""The attention layers of timm's and open_clip's vision transformers."""
+
+ADAPTERS = "adapters.safetensors"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The settings of adapters.
+
+    Attributes:
+        rank: Width of the two matrices.
+        alpha: The product of the two counts ``alpha / rank`` times.
+        dropout: Share of an adapter's inputs that is dropped in training.
+        targets: Shell patterns of the names of the layers to adapt (linear, convolution, or torch's multi-head
+            attention as a whole), within the backbone; empty: `ATTENTION`.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Lora:
+        """Return the settings of a recipe's mapping.
+
+        Raises:
+            ZsbirError: For an unknown setting or an impossible value.
+        """
+        if not isinstance(values, Mapping):
+            raise ZsbirError(f'lora takes settings such as {{"rank": 8, "alpha": 16}} (lora.rank=8), not {values!r}')
+        known = [item.name for item in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ZsbirError(f"lora has no setting {name!r}. {close_matches(name, known)}")
+        targets = values.get("targets", ())
+        named = (targets,) if isinstance(targets, str) else tuple(targets)
+        settings = cls(**{**values, "targets": named})
+        if settings.rank < 1 or not 0 <= settings.dropout < 1:
+            raise ZsbirError(f"lora needs a rank of at least 1 and a dropout in [0, 1), not {dict(values)}")
+        return settings
+
+
+class Adapters:
+    """A method's adapters, from the start of training to the merge at its end.
+
+    Args:
+        method: Gets them, in place: the networks around them stop training but for their adapters (and a timm net's
+            classifier); all else of the method trains as before.
+        settings: Rank, strength and place.
+        seed: Of the random matrices A.
+
+    Raises:
+        ZsbirError: If no layer matches (the message has the names of those there are), or `peft` is missing.
+    """
+
+    def __init__(self, method: nn.Module, settings: Lora, seed: int = 0) -> None:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError:
+            raise ZsbirError("lora needs peft: pip install 'zsbir[lora]', or train without lora") from None
+        self.method = method
+        names = _targets(method, settings)
+        before = {id(p): p.requires_grad for p in method.parameters()}
+        fixed = _network_parameters(method, names)
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
+            lora_dropout=settings.dropout,
+            target_modules="|".join(re.escape(name) for name in names),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, method)
+        self._frozen = [p for p in method.parameters() if before.get(id(p), False) and id(p) in fixed]
+        for parameter in method.parameters():
+            if id(parameter) in before:  # peft has frozen everything
+                parameter.requires_grad_(before[id(parameter)] and id(parameter) not in fixed)
+
+    def layers(self) -> Iterator[tuple[str, Any]]:
+        """Yield the adapted layers by name; a layer with two names comes twice."""
+        from peft.tuners.lora import LoraLayer
+
+        inside: tuple[str, ...] = ()
+        for name, module in self.method.named_modules(remove_duplicate=False):
+            if isinstance(module, LoraLayer) and not name.startswith(inside):
+                inside = (*inside, f"{name}.")
+                yield name, module
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return the method's state with the adapters merged, under the names that it has without them."""
+        state: dict[str, Tensor] = {k: v.detach() for k, v in self.method.state_dict().items()}
+        for name, layer in self.layers():
+            state = {k: v for k, v in state.items() if not k.startswith(f"{name}.")}
+            plain = _merged(copy.deepcopy(layer))
+            state.update({f"{name}.{k}": v.detach() for k, v in plain.state_dict().items()})
+        return state
+
+    def merge(self) -> None:
+        """Turn the method, in place, into a plain one that gives the same; its backbone can train again."""
+        for name, layer in list(self.layers()):
+            owner, _, last = name.rpartition(".")
+            holder = self.method.get_submodule(owner)
+            if getattr(holder, last) is layer:  # not yet done under another name
+                setattr(holder, last, _merged(layer))
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+
+    def save(self, file: Path) -> None:
+        """Write the adapters, and the weights of the layers under them as they were: what resuming needs."""
+        state = {f"{name}.{k}": v for name, layer in self.layers() for k, v in layer.state_dict().items()}
+        save_file(plain_tensors(state), file)
+
+    def load(self, file: Path) -> None:
+        """Read what `save` wrote; raises ZsbirError if it is missing or of other adapters."""
+        if not file.is_file():
+            raise ZsbirError(f"the run trains adapters (lora), but {file} is missing: it cannot be resumed")
+        held = {f"{name}.{k}" for name, layer in self.layers() for k in layer.state_dict()}
+        state = load_file(file)
+        if held != state.keys():
+            raise ZsbirError(f"{file} has other adapters than the run's recipe: it cannot be resumed")
+        self.method.load_state_dict(state, strict=False)
+
+
+def _merged(layer: Any) -> nn.Module:
+    """Return an adapted layer's own layer, with the adapter in its weights."""
+    whole = getattr(layer, "unload_and_optionally_merge_module", None)
+    if whole is not None:
+        plain: nn.Module = whole(merge=True, safe_merge=False, adapter_names=None)
+    else:
+        layer.merge()
+        plain = layer.get_base_layer()
+    return plain
+
+
+def _networks(method: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the backbones, and the timm nets outside of backbones."""
+    for name, module in method.named_modules():
+        if isinstance(module, Backbone) or hasattr(module, "get_classifier"):
+            yield name, module
+
+
+def _classifiers(method: nn.Module) -> list[nn.Module]:
+    found = [getattr(net, "get_classifier", lambda: None)() for _, net in _networks(method)]
+    return [module for module in found if isinstance(module, nn.Module)]
+
+
+def _targets(method: nn.Module, settings: Lora) -> list[str]:
+    """Return the names of the layers to adapt."""
+    nets = tuple(f"{name}." for name, _ in _networks(method))
+    heads = {id(part) for head in _classifiers(method) for part in head.modules()}
+    attention = tuple(f"{n}." for n, m in method.named_modules() if isinstance(m, nn.MultiheadAttention))
+    possible = [
+        name
+        for name, module in method.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.MultiheadAttention))
+        and name.startswith(nets)
+        and not name.startswith(attention)  # its parts cannot be adapted one by one
+        and id(module) not in heads
+        and any(p.requires_grad for p in module.parameters(recurse=False))
+    ]
+    patterns = settings.targets or ATTENTION
+    chosen = [name for name in possible if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        kinds = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in possible})
+        listed = ", ".join(kinds) if kinds else "none: the method has no backbone that trains"
+        raise ZsbirError(f"lora: no layer of the backbone matches {', '.join(patterns)}; give targets out of: {listed}")
+    return chosen
+
+
+def _network_parameters(method: nn.Module, names: list[str]) -> set[int]:
+    """Return the ids of the parameters of the networks around some layers, without those of their classifiers."""
+    around = [net for name, net in _networks(method) if any(target.startswith(f"{name}.") for target in names)]
+    heads = {id(p) for head in _classifiers(method) for p in head.parameters()}
+    return {id(p) for net in around for p in net.parameters()} - heads

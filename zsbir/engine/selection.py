@@ -1,0 +1,112 @@
+"""Which checkpoint is the best: what is measured after an epoch, and when to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from zsbir.data.base import Dataset
+from zsbir.engine.embedding import accuracy, embed_split
+from zsbir.errors import ZsbirError
+from zsbir.evaluation import evaluate_embeddings
+from zsbir.methods.base import Method
+from zsbir.types import Split
+
+SelectOn = Literal["validation", "accuracy", "test", "none"]
+
+
+class Selection:
+    """Scores epochs and remembers the best.
+
+    Args:
+        method: What is scored.
+        dataset: Its parts are what it is scored on.
+        on: ``"validation"``: mAP@all on the held-out seen classes (``"none"`` where the dataset has none);
+            ``"accuracy"``: classification of sketches of the training classes that were kept out of training, as
+            published with SBKA; ``"test"``: mAP@all on the unseen classes, which is not honest; ``"none"``.
+        every: Epochs between scores.
+        patience: Stop after so many scores without a better one; None: never.
+
+    Raises:
+        ZsbirError: If the method or the dataset lacks what ``"accuracy"`` needs.
+
+    Attributes:
+        best: The best score so far, or None.
+        best_epoch: The number of epochs done when it was reached.
+        figure: What the score is called in ``metrics.jsonl``.
+    """
+
+    def __init__(
+        self, method: Method, dataset: Dataset, on: SelectOn, every: int = 1, patience: int | None = None
+    ) -> None:
+        self.on: SelectOn = on if on != "validation" or dataset.validation.classes else "none"
+        self.every = every
+        self.patience = patience
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.method = method
+        self.dataset = dataset
+        self.figure = "seen_accuracy" if self.on == "accuracy" else f"{self.on}_mAP@all"
+        if self.on == "accuracy" and type(method).classify is Method.classify:
+            raise ZsbirError(f"select_on=accuracy needs a classifier, and {type(method).__name__} has none")
+        if self.on == "accuracy" and not len(dataset.seen_test.sketches):
+            raise ZsbirError(
+                "select_on=accuracy needs sketches of the training classes that are kept out of training: give the "
+                "dataset hold_out=0.1 (--set-data hold_out=0.1)"
+            )
+
+    def due(self, epochs: int) -> bool:
+        """Return whether a score is wanted after so many epochs."""
+        early = self.on == "accuracy" and epochs <= self.method.select_from
+        return self.on != "none" and epochs % self.every == 0 and not early
+
+    def score(self, device: torch.device | str, workers: int = 0, cache: str | Path | None = None) -> float:
+        """Return the method's score as it is now, in [0, 1]."""
+        options: dict[str, Any] = {"device": device, "workers": workers, "cache": cache}
+        if self.on == "accuracy":
+            return accuracy(self.method, self.dataset, self.dataset.seen_test.sketches, "sketch", **options)
+        return mean_average_precision(self.method, self.dataset, self._split(), **options)
+
+    def offer(self, score: float, epochs: int) -> bool:
+        """Take a score in; return whether it is the best."""
+        if self.best is not None and score <= self.best:
+            return False
+        self.best, self.best_epoch = score, epochs
+        return True
+
+    def out_of_patience(self, epochs: int) -> bool:
+        """Return whether it is time to stop."""
+        return (
+            self.patience is not None
+            and self.best_epoch is not None
+            and epochs - self.best_epoch >= self.patience * self.every
+        )
+
+    def describe(self, score: float) -> str:
+        """Return a score as a phrase."""
+        if self.on == "accuracy":
+            held = len(self.dataset.seen_test.sketches)
+            return f"accuracy on {held} held-out sketches of seen classes {score:.4f}"
+        return f"mAP@all on {len(self._split().classes)} {self.on} classes {score:.4f}"
+
+    def share(self, device: torch.device) -> None:
+        """Give every process the first one's best: all must stop at the same epoch."""
+        held = [-1.0 if self.best is None else self.best, float(self.best_epoch or 0)]
+        shared = torch.tensor(held, dtype=torch.float64, device=device)
+        torch.distributed.broadcast(shared, 0)
+        if shared[0] >= 0:
+            self.best, self.best_epoch = shared[0].item(), int(shared[1])
+
+    def _split(self) -> Split:
+        return self.dataset.validation if self.on == "validation" else self.dataset.test
+
+
+def mean_average_precision(method: Method, dataset: Dataset, split: Split, **options: Any) -> float:
+    """Return mAP@all (protocol ``standard``, the method's matcher) of a split; `options` as for `embed_split`."""
+    queries, gallery = embed_split(method, dataset, split, **options)
+    results = evaluate_embeddings(
+        queries.vectors, queries.labels, gallery.vectors, gallery.labels, ks=(), matcher=method.matcher
+    )
+    return float(results["standard"]["mAP@all"])
