@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from PIL import Image
 
 from zsbir.errors import ZsbirError
 from zsbir.types import Paths, Records, Split
+
+CHANGED = "the files' contents are not those that the split file was written for: results on them are not comparable"
 
 
 class Dataset:
@@ -27,6 +30,7 @@ class Dataset:
         allow_overlap: Keep classes that are both seen and unseen; the subclass must say so in `notes`.
         hold_out: Share of the images of each training class to keep out of training, or the split of them: they are
             `seen_test`, for the generalised setting and for model selection by classification.
+        expected_hash: The manifest's hash where the dataset was opened by a split file; another one gives a warning.
 
     Raises:
         ZsbirError: If a class is both seen and unseen (named), or too few classes are left to train on.
@@ -49,6 +53,7 @@ class Dataset:
         notes: tuple[str, ...] = (),
         allow_overlap: bool = False,
         hold_out: float | Split = 0.0,
+        expected_hash: str | None = None,
     ) -> None:
         overlap = sorted(set(seen.classes) & set(unseen.classes))
         if overlap and not allow_overlap:
@@ -63,6 +68,7 @@ class Dataset:
         else:
             self._train, self._seen_test = _hold_out_images(self._train, hold_out, seed)
         self._manifest_hash: str | None = None
+        self._expected_hash = expected_hash
 
     @property
     def train(self) -> Split:
@@ -98,10 +104,21 @@ class Dataset:
 
     @property
     def manifest_hash(self) -> str:
-        """The manifest's SHA-256 in 64 hexadecimal digits; equal hashes mean equal classes and files."""
+        """The manifest's SHA-256, 64 hexadecimal digits: equal hashes, equal classes and files, contents included.
+
+        The first time every file is read once, see `zsbir.data.hashes`. A warning says so if the dataset was opened
+        by a split file that was written for other contents.
+        """
         if self._manifest_hash is None:
             self._manifest_hash = str(self.manifest()["sha256"])
+            if self.changed_since_split:
+                warnings.warn(f"{CHANGED} (its hash is {str(self._expected_hash)[:12]})", stacklevel=2)
         return self._manifest_hash
+
+    @property
+    def changed_since_split(self) -> bool:
+        """Whether the dataset was opened by a split file that was written for other contents of the same files."""
+        return self._expected_hash is not None and self._expected_hash != self.manifest_hash
 
     def open(self, record: str) -> Image.Image:
         """Return one image by its full path (``Records.file``) as RGB; subclasses that make images override it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zsbir.data.base import Dataset
+from zsbir.data.base import CHANGED, Dataset
 from zsbir.data.content import MISSING, fingerprints, in_chunks, record_bytes, sizes, undecodable
 from zsbir.data.published import Reading, published
 from zsbir.types import Paths, Records, Split
@@ -116,6 +117,9 @@ def check_dataset(name: str, dataset: Dataset, **options: Any) -> CheckReport:
     if ignored:
         report.warnings.append(f"{ignored:,} files in the class folders are no images")
     report.warnings += dataset.notes
+    with warnings.catch_warnings(action="ignore"):
+        if dataset.changed_since_split:
+            report.errors.append(CHANGED)
     return check_parts(report, dataset.parts, root, **options)
 
 

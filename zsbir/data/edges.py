@@ -39,6 +39,14 @@ def edge_maps(images: Tensor) -> Tensor:
     return (1 - lines).expand(-1, 3, -1, -1)
 
 
+def normalised_edge_maps(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return the edge maps of (B, 3, H, W) images normalised with `mean` and `std`, normalised in the same way."""
+    m, s = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
+    with torch.autocast(images.device.type, enabled=False):
+        drawn = edge_maps((images.float() * s + m).clamp(0, 1))
+    return ((drawn - m) / s).to(images.dtype)
+
+
 def _smooth(images: Tensor, sigma: float) -> Tensor:
     """Return the images under a Gaussian of `sigma` pixels; the border is repeated."""
     reach = max(1, int(3 * sigma))

@@ -1,12 +1,15 @@
 """Split files: the classes and files of every part, with the SHA-256 of the whole.
 
-Two people whose manifests have the same hash tested on the same files. The hash is over the canonical JSON (sorted
-keys, no blanks, UTF-8) of everything but the hash itself::
+Two people whose manifests have the same hash tested on the same files: the same classes, names and contents. The hash
+is over the canonical JSON (sorted keys, no blanks, UTF-8) of everything but the hash itself::
 
-    {"format": "zsbir-split-1",
+    {"format": "zsbir-split-2",
      "classes": {"train": [...], "validation": [...], "test": [...]},
      "files": {"sketch": {"train": {class: [file, ...]}, ...}, "photo": {...}},
+     "content": "...",
      "sha256": "..."}
+
+``content`` is `zsbir.data.hashes.content_hash` of all files.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsbir.data.hashes import content_hash
 from zsbir.errors import ZsbirError
 from zsbir.types import Domain, Paths, Records, Split
 
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
 
-FORMAT = "zsbir-split-1"
+FORMAT = "zsbir-split-2"
 PARTS = ("train", "validation", "test")
 DOMAINS: tuple[Domain, ...] = ("sketch", "photo")
 
@@ -51,7 +55,13 @@ class Manifest:
         sketches, photos = (_both(train.of(domain), held.of(domain), len(train.classes)) for domain in DOMAINS)
         seen = Split(sketches, photos, train.classes + held.classes)
         hold_out: float | Split = self.splits.get("seen_test", 0.0)
-        return {"seen": seen, "unseen": self.splits["test"], "validation": held.classes, "hold_out": hold_out}
+        return {
+            "seen": seen,
+            "unseen": self.splits["test"],
+            "validation": held.classes,
+            "hold_out": hold_out,
+            "expected_hash": self.sha256,
+        }
 
 
 def describe(splits: Mapping[str, Split]) -> dict[str, Any]:
@@ -68,8 +78,15 @@ def describe(splits: Mapping[str, Split]) -> dict[str, Any]:
         "format": FORMAT,
         "classes": {part: list(split.classes) for part, split in splits.items()},
         "files": files,
+        "content": content_hash(*_all_files(splits)),
     }
     return {**body, "sha256": digest(body)}
+
+
+def _all_files(splits: Mapping[str, Split]) -> tuple[Path, list[str]]:
+    """Return the folder that all files lie in, and their names below it."""
+    held = [split.of(domain) for split in splits.values() for domain in DOMAINS]
+    return held[0].root, [path for records in held for path in records.paths]
 
 
 def write_manifest(dataset: Dataset, file: str | Path) -> dict[str, Any]:

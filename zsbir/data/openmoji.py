@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from zsbir.data import DATASETS, _openmoji_render
 from zsbir.data.base import Dataset, subset
+from zsbir.data.hashes import user_cache
 from zsbir.errors import ZsbirError
 from zsbir.types import Paths, Records, Split
 
@@ -166,8 +167,7 @@ def _versions() -> dict[str, Any]:
 def _cache_folder(cache: str | None) -> Path:
     if cache is not None:
         return Path(cache).expanduser().absolute()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path("~/.cache").expanduser()) / "zsbir" / "openmoji"
+    return user_cache() / "openmoji"
 
 
 def _place(name: str) -> str:
