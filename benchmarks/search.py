@@ -174,7 +174,8 @@ def main() -> None:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
     report = {
-        "command": f"benchmarks/search.py --count {args.count} --dim {args.dim} --stores {' '.join(args.stores)}",
+        "command": f"python benchmarks/search.py --count {args.count} --dim {args.dim} "
+        f"--stores {' '.join(args.stores)}",
         "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
         "cpu": cpu,
@@ -185,6 +186,11 @@ def main() -> None:
         "dim": args.dim,
         "stores": [],
     }
+    if file.is_file():  # rows of other runs of the same size stay, so that stores can be measured one by one
+        old = json.loads(file.read_text())
+        if (old["count"], old["dim"]) == (args.count, args.dim):
+            report["stores"] = [row for row in old["stores"] if row["store"] not in args.stores]
+            report |= {"web": old["web"]} if "web" in old else {}
     same = [f"--{k}={getattr(args, k)}" for k in ("count", "dim", "queries")]
     same += [f"--folder={args.folder}"] if args.folder else []
     for name in args.stores:
@@ -194,7 +200,8 @@ def main() -> None:
             if run.returncode == 0
             else {"store": name, "failed": run.returncode}
         )
-        report["stores"].append(row)
+        row |= {"date": report["date"], "load_average": os.getloadavg()[0]}
+        report["stores"] = sorted([*report["stores"], row], key=lambda row: list(SPECS).index(row["store"]))
         print(row, flush=True)
         write(report, file)
     if args.load:
@@ -205,10 +212,10 @@ def main() -> None:
 
 def write(report: dict[str, Any], file: Path) -> None:
     file.write_text(json.dumps(report, indent=1) + "\n")
-    columns = ("store", "build_s", "disk_mb", "memory_mb", "p50_ms", "p95_ms", "recall_at_20")
+    columns = ("store", "build_s", "disk_mb", "memory_mb", "p50_ms", "p95_ms", "recall_at_20", "load_average")
     lines = [
         f"{report['count']:,} × {report['dim']}, clustered; {report['cores']} cores ({report['cpu']}), "
-        f"load average {report['busy_when_started']:.1f} before the run; {report['date']}",
+        f"{report['date']}; `{report['command']}`",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),

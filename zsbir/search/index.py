@@ -5,32 +5,27 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json, replaced, write_json
+from zsbir.files import replaced, write_json
 from zsbir.matchers.base import Matcher
 from zsbir.methods.base import Method
 from zsbir.methods.saving import load, save
-from zsbir.registry import spec_of
 from zsbir.search.catalog import Catalog, Entry
 from zsbir.search.fill import fill
 from zsbir.search.locks import SharedLock
 from zsbir.search.matching import Matching
 from zsbir.search.model import Embedder, find_model, fingerprint
 from zsbir.search.query import Query, open_query
+from zsbir.search.record import RECORD, describe, read_record
 from zsbir.search.scan import Changes, compare, photo_files
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Store, Vectors
-
-FORMAT = 1
-_RECORD = "index.json"
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ class Index:
         """
         temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="zsbir-index-")
         folder = Path(temporary.name) / "index" if temporary else Path(str(out))
-        if (folder / _RECORD).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        if (folder / RECORD).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
             raise ZsbirError(
                 f"{folder} exists already: give another name, or update it with Index.load(...).update(...)"
             )
@@ -108,10 +103,10 @@ class Index:
             raise ZsbirError(f"{photos} holds no image file")
         method = model if isinstance(model, Method) else find_model(model, device)
         embedder = Embedder(method, device)
-        record = _describe(embedder, STORES.build(store))
+        record = describe(embedder, STORES.build(store))
         with replaced(folder) as new:
             save(method, new / "model")
-            write_json(new / _RECORD, record)
+            write_json(new / RECORD, record)
         index = cls(folder, record, embedder)
         index._temporary = temporary
         index.update(photos, batch_size=batch_size, workers=workers, progress=progress)
@@ -130,11 +125,7 @@ class Index:
             ZsbirError: If it is no index, or `model` is not the one that made it.
         """
         folder = Path(folder)
-        if not (folder / _RECORD).is_file():
-            raise ZsbirError(f"{folder} is no index: make one with `zsbir index PHOTOS -o {folder}`")
-        record = read_json(folder / _RECORD)
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
+        record = read_record(folder)
         given = model if isinstance(model, Method) else load(folder / "model") if model is None else find_model(model)
         if fingerprint(given) != record["fingerprint"]:
             name = record["model"]["name"]
@@ -158,37 +149,16 @@ class Index:
         self.catalog.clear_skipped()
         place = Path(photos).absolute()
         self.record["photos"] = str(place if place.is_dir() else place.parent)
-        write_json(self.folder / _RECORD, self.record)
+        write_json(self.folder / RECORD, self.record)
         changes = compare(photo_files(photos), self.catalog.entries())
-        with self._lock.writing():
-            self.catalog.remove(changes.gone)
-            self.store.remove(np.array(changes.gone, dtype=np.int64))
-            self.catalog.move(changes.moved)
-            self.catalog.add([], [], changes.unreadable)
-            if changes.copies:
-                vectors = self.store.vectors(np.array([number for number, _ in changes.copies], dtype=np.int64))
-                self._insert([entry for _, entry in changes.copies], vectors, [])
-        fill(changes.new, self.embedder, self._insert, batch_size, workers, progress)
-        with self._lock.writing():
-            self.store.finish()
-        return changes
+        return self._apply(changes, batch_size, workers, progress)
 
     def add(self, photos: Iterable[str | Path], *, batch_size: int = 8, workers: int = 2) -> Changes:
         """Add image files; those that are in already are embedded again only if their content changed."""
         files = [str(Path(photo).absolute()) for photo in photos]
         wanted = set(files)
         known = [(number, entry) for number, entry in self.catalog.entries() if entry.path in wanted]
-        changes = compare(files, known)
-        with self._lock.writing():
-            self.catalog.remove(changes.gone)
-            self.store.remove(np.array(changes.gone, dtype=np.int64))
-            self.catalog.move(changes.moved)
-            self.catalog.add([], [], changes.unreadable)
-        copies = [entry for _, entry in changes.copies]
-        fill([*changes.new, *copies], self.embedder, self._insert, batch_size, workers, False)
-        with self._lock.writing():
-            self.store.finish()
-        return changes
+        return self._apply(compare(files, known), batch_size, workers, False)
 
     def remove(self, photos: Iterable[str | Path]) -> int:
         """Remove photos by path; returns how many were in the index."""
@@ -294,6 +264,20 @@ class Index:
         if self._temporary is not None:
             self._temporary.cleanup()
 
+    def _apply(self, changes: Changes, batch_size: int, workers: int, progress: bool) -> Changes:
+        with self._lock.writing():
+            self.catalog.remove(changes.gone)
+            self.store.remove(np.array(changes.gone, dtype=np.int64))
+            self.catalog.move(changes.moved)
+            self.catalog.add([], [], changes.unreadable)
+            if changes.copies:
+                vectors = self.store.vectors(np.array([number for number, _ in changes.copies], dtype=np.int64))
+                self._insert([entry for _, entry in changes.copies], vectors, [])
+        fill(changes.new, self.embedder, self._insert, batch_size, workers, progress)
+        with self._lock.writing():
+            self.store.finish()
+        return changes
+
     def _insert(self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str]]) -> None:
         """Add photos: vectors first, so that a photo of the catalogue always has one."""
         with self._lock.writing():
@@ -310,19 +294,3 @@ class Index:
             stored = self.store.ids()
             self.store.remove(np.setdiff1d(stored, held))
             self.catalog.remove(np.setdiff1d(held, stored).tolist())
-
-
-def _describe(embedder: Embedder, store: Store) -> dict[str, Any]:
-    method, size = embedder.method, embedder.method.image_size
-    blank = Image.new("RGB", (size, size), "white")
-    recipe = asdict(method.recipe)
-    return {
-        "format": FORMAT,
-        "model": spec_of(method),
-        "fingerprint": fingerprint(method),
-        "dim": int(embedder.images([blank], "photo").shape[1]),
-        "preprocessing": {"image_size": size, "mean": list(method.mean), "std": list(method.std)}
-        | {key: recipe[key] for key in ("sketch_prepare", "photo_prepare")},
-        "store": spec_of(store),
-        "versions": {part: version(part) for part in ("zsbir", "torch", "timm", "pillow")},
-    }

@@ -1,0 +1,50 @@
+"""What an index says about itself: ``index.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from zsbir.errors import ZsbirError
+from zsbir.files import read_json
+from zsbir.registry import spec_of
+from zsbir.search.model import Embedder, fingerprint
+from zsbir.search.stores.base import Store
+
+FORMAT = 1
+RECORD = "index.json"
+
+
+def describe(embedder: Embedder, store: Store) -> dict[str, Any]:
+    """Return the record of a new index: model, preprocessing, store and versions."""
+    method, size = embedder.method, embedder.method.image_size
+    blank = Image.new("RGB", (size, size), "white")
+    recipe = asdict(method.recipe)
+    return {
+        "format": FORMAT,
+        "model": spec_of(method),
+        "fingerprint": fingerprint(method),
+        "dim": int(embedder.images([blank], "photo").shape[1]),
+        "preprocessing": {"image_size": size, "mean": list(method.mean), "std": list(method.std)}
+        | {key: recipe[key] for key in ("sketch_prepare", "photo_prepare")},
+        "store": spec_of(store),
+        "versions": {part: version(part) for part in ("zsbir", "torch", "timm", "pillow")},
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of an index folder.
+
+    Raises:
+        ZsbirError: If it holds none, or one of another version.
+    """
+    if not (folder / RECORD).is_file():
+        raise ZsbirError(f"{folder} is no index: make one with `zsbir index PHOTOS -o {folder}`")
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
+    return record
