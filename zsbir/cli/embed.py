@@ -3,48 +3,128 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from zsbir.errors import ZsbirError
+
+if TYPE_CHECKING:
+    from zsbir.engine.shards import Job, Parts
+    from zsbir.methods.base import Method
+
+Part = Literal["test", "validation", "train"]
 
 
 def embed(
-    run: Annotated[Path, Positional],
-    out: Path,
-    part: Literal["test", "validation", "train"] = "test",
+    model: Annotated[str, Positional],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    photos: Path | None = None,
+    domain: Literal["photo", "sketch"] = "photo",
+    part: Part = "test",
+    shard: str | None = None,
+    block: int = 2048,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     batch_size: int = 64,
     workers: int = 2,
+    threads: int = 1,
+    cache: Path | None = None,
 ) -> None:
-    """Embed one part of a run's dataset and save the vectors, labels and paths (safetensors and JSON).
+    """Embed a folder or list of images, or a part of a run's dataset (vectors, labels, paths: safetensors and JSON).
+
+    Any number of processes and machines may share the work: under `torchrun --nproc-per-node N -m zsbir embed ...`, or
+    as jobs of their own with --shard. A stopped command goes on where it was when it is run again. The result is the
+    same however many took part.
 
     Args:
-        run: A run folder of `zsbir train`, or its best/ or last/.
-        out: A new folder; it gets queries (sketches) and gallery (photos).
-        part: test = the unseen classes.
+        model: A run folder of `zsbir train`, or its best/ or last/; with --photos also a method or backbone by name.
+        out: A folder, common to all processes; it gets gallery (photos) and queries (sketches).
+        photos: A folder of images, searched at any depth, or a text file with a path a line; default: the run's
+            dataset.
+        domain: What the images of --photos are.
+        part: Which part of the run's dataset; test = the unseen classes.
+        shard: Do this share of the work only, such as 3/8.
+        block: Images in a part file.
         device: Where to run.
         batch_size: Images a step.
         workers: Processes that decode images.
+        threads: Processor threads that compute, in each process; another number can change the last bits.
+        cache: A folder for decoded images.
     """
+    import os
+
     import torch
 
-    import zsbir
-    from zsbir.engine.embedding import embed_split
-    from zsbir.engine.run import claim, read_run
-    from zsbir.errors import ZsbirError
-    from zsbir.evaluation.embeddings import save_embeddings
+    from zsbir.engine.shards import Parts, Share
+    from zsbir.search.model import choose_device, find_model, fingerprint
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ZsbirError("CUDA was asked for, and there is none here: use --device cpu")
+    share = Share.here(shard)
+    where = choose_device(device)
+    if where == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        if photos is None:
+            jobs, method = _run_jobs(Path(model), part)
+        else:
+            jobs, method = [_photo_job(photos, domain)], find_model(model)
+        settings = {"device": where, "batch_size": batch_size, "threads": threads if where == "cpu" else None}
+        known = fingerprint(method)
+        options = {"device": where, "batch_size": batch_size, "workers": workers, "cache": cache}
+        parts = [Parts(job, out, known, block, settings) for job in jobs]
+        for some in parts:
+            some.embed(method, share, share.index == 0, **options)
+        _finish(parts, method, out)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _photo_job(photos: Path, domain: Literal["photo", "sketch"]) -> Job:
+    from zsbir.engine.shards import Job
+    from zsbir.search.scan import photo_files
+    from zsbir.types import Paths
+
+    files = Paths(photo_files(photos))
+    if not len(files):
+        raise ZsbirError(f"there are no images in {photos}")
+    return Job("gallery" if domain == "photo" else "queries", domain, files, files)
+
+
+def _run_jobs(run: Path, part: Part) -> tuple[list[Job], Method]:
+    import zsbir
+    from zsbir.engine.embedding import dataset_meta
+    from zsbir.engine.run import read_run
+    from zsbir.engine.shards import Job
+    from zsbir.types import Paths
+
     folder = run if (run / "run.json").is_file() else run.parent
     dataset = zsbir.DATASETS.build(read_run(folder)["dataset"])
-    method = zsbir.load(run)
-    claim(out)
-    where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     split = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}[part]
-    queries, gallery = embed_split(
-        method, dataset, split, device=where, batch_size=batch_size, workers=workers, progress=True
-    )
-    save_embeddings(queries, out / "queries")
-    save_embeddings(gallery, out / "gallery")
-    print(f"{len(queries)} queries and {len(gallery)} photos in {out}\nnext: zsbir evaluate {out}")
+    if not len(split.sketches) or not len(split.photos):
+        raise ZsbirError(f"the run {folder} has no {part} images to embed")
+    meta = dataset_meta(dataset)
+    jobs = []
+    for name, records, domain in (("queries", split.sketches, "sketch"), ("gallery", split.photos, "photo")):
+        files = Paths(str(records.file(i)) for i in range(len(records)))
+        jobs.append(Job(name, domain, files, records.paths, records.labels, split.classes, dataset, meta))
+    return jobs, zsbir.load(run)
+
+
+def _finish(parts: list[Parts], method: Method, out: Path) -> None:
+    """Merge what is whole, and say what is not."""
+    left = {some.job.name: len(some.missing()) for some in parts}
+    if any(left.values()):
+        named = ", ".join(f"{count} of {name}" for name, count in left.items() if count)
+        print(f"blocks not there yet: {named}; whoever ends last merges them. If nobody is at work, run this again.")
+        return
+    for some in parts:
+        merged = some.merge(method)
+        skipped = merged.meta["skipped"]
+        for path, reason in skipped[:20]:
+            print(f"skipped {path}: {reason}")
+        if len(skipped) > 20:
+            print(f"... and {len(skipped) - 20} more, all in {some.job.name}.json")
+        print(f"{len(merged)} vectors in {out / some.job.name}.safetensors, {len(skipped)} images skipped")
+    if len(parts) > 1:
+        print(f"next: zsbir evaluate {out}")
