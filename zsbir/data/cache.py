@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from PIL import Image
 from zsbir.data.content import record_bytes
 from zsbir.data.images import Preparation, load_image, prepare
 from zsbir.errors import ZsbirError
+from zsbir.files import locked
 
 Pixels = npt.NDArray[np.uint8]
 Key = tuple[int, int]
@@ -134,7 +134,7 @@ class ImageCache:
         if pixels is None:
             pixels = prepare(self._open(record), self.size, self.how)
             self.made += 1
-        with self._locked():
+        with locked(self.store / "lock"):
             self._slots.refresh()
             self._files.refresh()
             slot = self._slots.position(content)
@@ -146,16 +146,6 @@ class ImageCache:
                 self._slots.append(content=content, crc=zlib.crc32(planes))
             self._files.append(path=path, size=size, changed=changed, slot=slot)
         return pixels
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            import fcntl
-        except ImportError:
-            raise ZsbirError("the image cache needs file locks that this system lacks: train without a cache") from None
-        with open(self.store / "lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield  # closing the file gives the lock back
 
 
 class _Table:
@@ -245,10 +235,9 @@ def _key(content: bytes) -> Key:
 
 def _write(path: Path, content: bytes, offset: int) -> None:
     try:
-        handle = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
-        try:
-            os.pwrite(handle, content, offset)
-        finally:
-            os.close(handle)
+        handle = os.open(path, os.O_CREAT | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o644)
+        with os.fdopen(handle, "wb") as file:  # opened by its number, so that nothing is truncated
+            file.seek(offset)
+            file.write(content)
     except OSError as error:
         raise ZsbirError(f"cannot write the image cache {path}: {error.strerror}; give another folder") from None
