@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _matching_common import machine
 
 import zsbir
 from zsbir.engine.embedding import embed_split
@@ -106,10 +107,14 @@ def main() -> None:
 
 
 def write(rows: dict[str, str], chance: float, options: argparse.Namespace, seconds: float) -> None:
+    date = datetime.date.today().isoformat()
+    command = (
+        f"python benchmarks/pacs6.py --root FOLDER --seeds {options.seeds} --steps {options.steps} "
+        f"--train-size {options.train_size}"
+    )
     where = (
-        f"{datetime.date.today()}, `python benchmarks/pacs6.py --root FOLDER --seeds {options.seeds} "
-        f"--steps {options.steps} --train-size {options.train_size}`; {torch.get_num_threads()} threads, "
-        f"{platform.machine()}, torch {torch.__version__}; {seconds:.0f} s in all. GPU: not measured."
+        f"{date}, `{command}`; {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}; "
+        f"{seconds:.0f} s in all. GPU: not measured."
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     text = (
@@ -121,7 +126,8 @@ def write(rows: dict[str, str], chance: float, options: argparse.Namespace, seco
     )
     results = Path(__file__).parent / "results"
     (results / "pacs6.md").write_text(text)
-    (results / "pacs6.json").write_text(json.dumps({"rows": rows, "chance": chance, "where": where}, indent=1) + "\n")
+    record = {"command": command, "date": date, "machine": machine(), "seconds": round(seconds), "chance": chance}
+    (results / "pacs6.json").write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
     print(text)
 
 
