@@ -2,10 +2,13 @@
 
 Heads on frozen EfficientNet-Lite0 features, so that every image goes through the backbone once and the runs differ in
 nothing but the part under test. Baselines: the same features as they are, and with each domain's mean (measured on
-seen classes) removed.
+seen classes) removed. Semantic negatives by WordNet's path lengths (`--wordnet`) and by GloVe vectors (`--glove`, a
+text file with a word and its numbers on each line).
 
-    python benchmarks/dann_ablation.py --dataset openmoji
-    python benchmarks/dann_ablation.py --dataset pacs6 --root ../shared/data/pacs6
+    python benchmarks/dann_ablation.py --dataset openmoji --glove glove.6B.50d.txt
+    python benchmarks/dann_ablation.py --dataset pacs6 --root ../shared/data/pacs6 --glove glove.6B.50d.txt
+
+`--add` keeps the rows that the results file has and measures the others; it refuses if the baselines differ.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import platform
 import shlex
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,8 +47,15 @@ PARTS: dict[str, dict[str, object]] = {
     "+ ganin, ratio 0.5": {"domain_loss_ratio": 0.5, "schedule": "ganin"},
     "+ constant, ratio 0.5": {"domain_loss_ratio": 0.5, "schedule": "constant"},
     "+ ramp, ratio 0.02": {"domain_loss_ratio": 0.02, "schedule": "ramp"},
-    "+ ramp, ratio 0.02, semantic negatives": {"domain_loss_ratio": 0.02, "schedule": "ramp", "semantic": True},
+    "+ ramp, ratio 0.02, WordNet negatives": {"domain_loss_ratio": 0.02, "schedule": "ramp", "semantic": "wordnet"},
+    "+ ramp, ratio 0.02, GloVe negatives": {"domain_loss_ratio": 0.02, "schedule": "ramp", "semantic": "glove"},
+    "triplet only, WordNet negatives": {"domain_loss_ratio": 0.0, "semantic": "wordnet"},
+    "triplet only, GloVe negatives": {"domain_loss_ratio": 0.0, "semantic": "glove"},
+    "own negative only (published)": {"domain_loss_ratio": 0.0, "batch_negatives": False},
+    "own negative only, WordNet negatives": {"domain_loss_ratio": 0.0, "batch_negatives": False, "semantic": "wordnet"},
+    "own negative only, GloVe negatives": {"domain_loss_ratio": 0.0, "batch_negatives": False, "semantic": "glove"},
 }
+"""By row the options of `dann`; a sketch is compared with all photos of the batch unless a row says otherwise."""
 
 
 class Ready(Backbone):
@@ -72,18 +83,17 @@ def measure(sketches: Tensor, photos: Tensor, labels: tuple[np.ndarray, np.ndarr
 
 def train(seen: tuple, unseen: tuple, split: object, part: dict, weights: Tensor | None, seed: int, a: Any) -> dict:
     torch.manual_seed(seed)
-    options = {k: v for k, v in part.items() if k != "semantic"}
+    options = {"batch_negatives": True, **{k: v for k, v in part.items() if k != "semantic"}}
     method = zsbir.METHODS.get("dann")(
         backbone=Ready(seen[0].shape[1]), freeze="backbone", pool="model", head=[512], unit=True,
-        batch_negatives=True, margin=0.2, grl_threshold_epoch=a.epochs * 5 // 8, **options,
+        margin=0.2, grl_threshold_epoch=a.epochs * 5 // 8, **options,
     )  # fmt: skip
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-4)
     method.train()
     accuracy: list[float] = []
     for epoch in range(a.epochs):
         method.on_epoch(epoch, a.epochs)
-        table = weights.numpy() if part.get("semantic") and weights is not None else None
-        plan = triplet_plan(split, 64, seed, epoch, 64 * a.steps, table)
+        plan = triplet_plan(split, 64, seed, epoch, 64 * a.steps, None if weights is None else weights.numpy())
         for sketch, photo, negative in zip(plan.sketch, plan.photo, plan.negative, strict=True):
             label = torch.from_numpy(split.sketches.labels[sketch])
             other = torch.from_numpy(split.photos.labels[negative])
@@ -97,6 +107,32 @@ def train(seen: tuple, unseen: tuple, split: object, part: dict, weights: Tensor
         sketches, photos = method.embed(unseen[0], "sketch").vector, method.embed(unseen[1], "photo").vector
     found = measure(sketches, photos, unseen[2])
     return {**found, "classifier_in_training": float(np.mean(accuracy[-20:]))} if method.domain is not None else found
+
+
+def meanings(a: argparse.Namespace, classes: tuple[str, ...]) -> tuple[dict[str, Tensor], str]:
+    """Return the class weights by source of meaning, and what is to be said of them."""
+    sources: dict[str, dict[str, str]] = {"wordnet": {"name": "wordnet", "folder": a.wordnet}}
+    if a.glove:
+        sources["glove"] = {"name": "file", "path": a.glove}
+    found, said = {}, []
+    for name, source in sources.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                found[name] = class_weights(source, classes)
+                said += [f"{name} lacks {str(w.message).partition(' lacks ')[2]}" for w in caught]
+            except zsbir.ZsbirError as error:
+                said.append(f"{name} negatives not measured: {error}")
+    return found, "".join(f"{one}. " for one in said)
+
+
+def kept_rows(a: argparse.Namespace, baselines: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return the rows measured before, if they were measured on the same features."""
+    before = json.loads((RESULTS / f"dann_ablation_{a.dataset}.json").read_text())["rows"]
+    for name, rows in baselines.items():
+        if any(abs(rows[0][key] - value) > 1e-3 for key, value in before[name][0].items()):
+            raise SystemExit(f"{name} is {rows[0]} now and was {before[name][0]}: measure everything, without --add")
+    return before
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -126,7 +162,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6, help="steps of 64 triplets an epoch")
-    parser.add_argument("--negatives", default='{"name": "wordnet", "folder": "/usr/share/wordnet"}')
+    parser.add_argument("--wordnet", default="/usr/share/wordnet", help="WordNet's database files")
+    parser.add_argument("--glove", help="GloVe vectors as text")
+    parser.add_argument("--add", action="store_true", help="keep the rows that the results file has")
     a = parser.parse_args()
     began = time.time()
     dataset = (
@@ -142,19 +180,21 @@ def main() -> None:
     test = (*unseen, labels)
     centred = [vectors - mean.mean(dim=0) for vectors, mean in zip(unseen, seen, strict=True)]
     rows = {"frozen": [measure(*unseen, labels)], "frozen, domain means removed": [measure(*centred, labels)]}
-    try:
-        weights, why = class_weights(json.loads(a.negatives), dataset.train.classes), ""
-    except zsbir.ZsbirError as error:
-        weights, why = None, f"Semantic negatives not measured: {error}."
+    kept = kept_rows(a, rows) if a.add else {}
+    weights, why = meanings(a, dataset.train.classes)
     for setting, part in PARTS.items():
-        if part.get("semantic") and weights is None:
+        if part.get("semantic") and part["semantic"] not in weights:
             continue
-        rows[setting] = [train(seen, test, dataset.train, part, weights, seed, a) for seed in range(a.seeds)]
+        table_ = weights.get(str(part.get("semantic")))
+        rows[setting] = kept.get(setting) or [
+            train(seen, test, dataset.train, part, table_, seed, a) for seed in range(a.seeds)
+        ]
         print(setting, rows[setting], flush=True)
     cpu = next(
         (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
     )
-    command = shlex.join(["python", "benchmarks/dann_ablation.py", *sys.argv[1:]])
+    words = [Path(word).name if word == a.glove else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "benchmarks/dann_ablation.py", *words])
     record = {
         "command": command, "date": datetime.now(UTC).date().isoformat(), "cpu": cpu, "gpu": "not measured",
         "cores": os.cpu_count(), "python": platform.python_version(),

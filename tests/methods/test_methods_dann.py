@@ -192,3 +192,35 @@ def test_negative_weights_come_from_the_source(tmp_path):
 def test_statistics_of_the_release():
     assert make(statistics="unit").mean == (0.0, 0.0, 0.0)
     assert make(statistics="unit").std == (1.0, 1.0, 1.0)
+
+
+def test_the_published_network_takes_a_step_with_the_published_settings():
+    # DenseNet-121 twice, max-pooled, Adam; smaller images than the published 224 pixels, for time. Its thousand small
+    # operations are slower on two threads that wait for each other than on one.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _published_step()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _published_step():
+    torch.manual_seed(0)
+    method = zsbir.build("dann", backbone={"name": "densenet121", "image_size": 32})
+    assert zsbir.METHODS.parameters("dann")["backbone"].default == "densenet121"
+    method.on_epoch(25, 50)
+    method.train()
+    optimizer = torch.optim.Adam(method.parameters(), lr=method.recipe.lr)
+    sketch, photo, negative = torch.randn(3, 2, 3, 32, 32)
+    label = torch.arange(2)
+    before = [next(tower.backbone.parameters()).detach().clone() for tower in (method.sketch, method.photo)]
+    terms = method(Batch(sketch, photo, label, label, negative, 1 - label))
+    sum(terms.values()).backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())
+    optimizer.step()
+    assert set(terms) == {"triplet", "domain"}
+    assert all(torch.isfinite(term) for term in terms.values())
+    for tower, old in zip((method.sketch, method.photo), before, strict=True):
+        assert not torch.equal(next(tower.backbone.parameters()), old)
+    assert method.eval().embed(photo, "photo").vector.shape == (2, 1024)
