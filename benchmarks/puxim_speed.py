@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.clip import image_statistics
+from zsbir.losses import reconstruction_loss
 from zsbir.maskers.store import MaskStore
-from zsbir.methods.puxim import PuXIM, reconstruction_loss
+from zsbir.methods.puxim import PuXIM
 from zsbir.types import Batch
 
 CLASSES = ("dog", "elephant", "giraffe", "guitar")

@@ -11,9 +11,10 @@ import zsbir
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.conv_stem import conv_stem
 from zsbir.errors import ZsbirError
+from zsbir.losses import cosine_triplet_loss, reconstruction_loss
 from zsbir.maskers import MASKERS
+from zsbir.maskers.base import masker_spec
 from zsbir.matchers.relation import InteractionDecoder, RelationMatcher, load_decoder
-from zsbir.methods.puxim import cosine_triplet_loss, masker_spec, reconstruction_loss
 from zsbir.types import Batch, Embeddings
 
 TINY = {"backbone": "tiny", "masker": "random", "hidden": 32, "layers": 2}

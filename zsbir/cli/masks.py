@@ -112,7 +112,7 @@ def _by_name(
     from zsbir.backbones import BACKBONES
     from zsbir.cli._options import assignments
     from zsbir.maskers import MASKERS
-    from zsbir.methods.puxim import masker_spec
+    from zsbir.maskers.base import masker_spec
 
     spec = {"name": name, **assignments(words, "--set")}
     masker = MASKERS.build(masker_spec(spec, clip_weights, pretrained))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from zsbir.maskers import MASKERS
 from zsbir.types import Features
 
 
@@ -59,3 +60,17 @@ class Masker(nn.Module):
     ) -> Tensor:
         """Return (B, N) float scores, higher = more of the object; by default the kept patches as 0 and 1."""
         return self.forward(images, class_names, grid, features, objects).float()
+
+
+def masker_spec(masker: str | Mapping[str, Any], clip_weights: str | None, pretrained: bool) -> Mapping[str, Any]:
+    """Return a masker's spec with the source of its weights filled in, if it takes one and names none.
+
+    Args:
+        masker: Name or mapping.
+        clip_weights: A tag of open_clip or a file; None: ``"openai"`` if `pretrained`, else random weights.
+        pretrained: Whether the method starts from pretrained weights.
+    """
+    spec: dict[str, Any] = {"name": masker} if isinstance(masker, str) else dict(masker)
+    if spec.get("weights") is None and "weights" in MASKERS.parameters(str(spec.get("name"))):
+        spec["weights"] = clip_weights or ("openai" if pretrained else None)
+    return spec

@@ -38,51 +38,13 @@ from torch.nn import functional as F
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.errors import ZsbirError
-from zsbir.losses import triplet_loss
+from zsbir.losses import cosine_triplet_loss, reconstruction_loss, triplet_loss
 from zsbir.maskers import MASKERS
-from zsbir.maskers.base import Masker
+from zsbir.maskers.base import Masker, masker_spec
 from zsbir.matchers.relation import InteractionDecoder
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
 from zsbir.types import Batch, Domain, Features
-
-
-def reconstruction_loss(tokens: Tensor, keep: Tensor, detach: bool = False) -> Tensor:
-    """Return the mean squared difference of tokens and masked tokens.
-
-    Args:
-        tokens: (B, N, D) float, patch tokens of photos.
-        keep: (B, N) bool, True = keep.
-        detach: Give the target ``tokens·mask`` no gradient. For masks of 0 and 1 this changes neither the value nor
-            the gradient: where the mask is 1 the difference is 0, where it is 0 the target is constant.
-
-    Returns:
-        A scalar, at least 0; 0 if all is kept. Its gradient shrinks the masked tokens.
-    """
-    tokens = tokens.float()
-    target = tokens * keep.unsqueeze(2)
-    return F.mse_loss(tokens, target.detach() if detach else target)
-
-
-def cosine_triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.2) -> Tensor:
-    """Return the mean of ``max(0, cos(a, n) − cos(a, p) + margin)`` over rows of three (B, D) tensors."""
-    a = anchor.float()
-    gap = F.cosine_similarity(a, negative.float()) - F.cosine_similarity(a, positive.float())
-    return F.relu(gap + margin).mean()
-
-
-def masker_spec(masker: str | Mapping[str, Any], clip_weights: str | None, pretrained: bool) -> Mapping[str, Any]:
-    """Return a masker's spec with the source of its weights filled in, if it takes one and names none.
-
-    Args:
-        masker: Name or mapping.
-        clip_weights: A tag of open_clip or a file; None: ``"openai"`` if `pretrained`, else random weights.
-        pretrained: Whether the method starts from pretrained weights.
-    """
-    spec: dict[str, Any] = {"name": masker} if isinstance(masker, str) else dict(masker)
-    if spec.get("weights") is None and "weights" in MASKERS.parameters(str(spec.get("name"))):
-        spec["weights"] = clip_weights or ("openai" if pretrained else None)
-    return spec
 
 
 @METHODS.register("puxim")
