@@ -1,6 +1,7 @@
 """Several processes: torchrun with two, on CPU, must take the steps of one with the doubled batch."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -32,9 +33,9 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def _run(command, tmp_path):
+def _run(command, tmp_path, text=SCRIPT):
     script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
+    script.write_text(text)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run([*command[:1], *command[1:]], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -59,3 +60,45 @@ def test_two_processes_equal_one_with_the_doubled_batch(shapes_root, tmp_path, l
     assert [row[:2] for row in one] == [[1, 0]]
     assert two[0][2] == two[1][2] == pytest.approx(one[0][2], abs=1e-5)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+
+
+SBKA = textwrap.dedent(
+    """
+    import hashlib, json, sys
+    import torch
+    import zsbir
+
+    root, out = sys.argv[1], sys.argv[2]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = zsbir.DATASETS.build("folder", root=root, unseen="bar", hold_out=0.34)
+    method = zsbir.build("sbka", classes=data.train.classes, backbone="test_efficientnet", image_size=32, prior=0.0,
+                         warmup=0)
+    teacher = method.teacher.head.weight.detach().clone()
+    recipe = zsbir.Recipe(epochs=2, batch_size=4, sampling="mixed", sketch_share=0.5, lr=1e-3, augment="affine")
+    trainer = zsbir.Trainer(method, data, recipe=recipe, out=out, device="cpu", workers=0, select_on="accuracy",
+                            progress=False)
+    trainer.fit()
+    digest = hashlib.sha256()
+    for parameter in method.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    moved = not torch.equal(method.teacher.head.weight, teacher)
+    state = [trainer.accelerator.process_index, trainer.step, trainer.best, moved, digest.hexdigest()]
+    print(json.dumps(state))
+    """
+)
+
+
+def test_method_with_batch_norm_and_a_part_that_learns_later(shapes_root, tmp_path, losses):
+    """SBKA: BatchNorm, a teacher's head without gradient up to the warm-up, selection by accuracy."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29543"]
+    script = str(tmp_path / "train.py")
+    first, second = _run([*torchrun, script, str(shapes_root), str(tmp_path / "run")], tmp_path, SBKA)
+    assert (first[0], second[0]) == (0, 1)
+    assert first[1] == second[1] > 0
+    assert first[2] == second[2]  # the score that the first process has measured
+    assert first[3]
+    assert second[3]
+    assert first[4] == second[4], "both processes hold the same weights"
+    assert all(math.isfinite(value) for value in losses(tmp_path / "run"))
+    assert len(losses(tmp_path / "run")) == first[1]

@@ -12,6 +12,7 @@ from zsbir.errors import ZsbirError
 if TYPE_CHECKING:
     from zsbir.engine.shards import Job, Parts
     from zsbir.methods.base import Method
+    from zsbir.types import Domain
 
 Part = Literal["test", "validation", "train"]
 
@@ -105,7 +106,9 @@ def _run_jobs(run: Path, part: Part) -> tuple[list[Job], Method]:
         raise ZsbirError(f"the run {folder} has no {part} images to embed")
     meta = dataset_meta(dataset)
     jobs = []
-    for name, records, domain in (("queries", split.sketches, "sketch"), ("gallery", split.photos, "photo")):
+    sides: tuple[tuple[str, Domain], ...] = (("queries", "sketch"), ("gallery", "photo"))
+    for name, domain in sides:
+        records = split.of(domain)
         files = Paths(str(records.file(i)) for i in range(len(records)))
         jobs.append(Job(name, domain, files, records.paths, records.labels, split.classes, dataset, meta))
     return jobs, zsbir.load(run)
