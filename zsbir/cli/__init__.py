@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zsbir.errors import ZsbirError
+from zsbir.registry import close_matches
 
 COMMANDS = (
     "quickstart",
@@ -46,11 +47,15 @@ def _command(name: str) -> Callable[..., Any] | dict[str, Callable[..., Any]]:
     return found
 
 
-def _group(name: str, commands: dict[str, Callable[..., Any]]) -> Callable[[], None]:
+def _shown(name: str) -> Callable[[], None]:
+    """Return what stands for a command in the overview: its first paragraph and, if it is called, its help."""
+    command = _command(name)
+    said = importlib.import_module(f"zsbir.cli.{name}").__doc__ if isinstance(command, dict) else command.__doc__
+
     def show() -> None:
         _run(name, ["--help"])
 
-    show.__doc__ = f"{(importlib.import_module(f'zsbir.cli.{name}').__doc__ or '').splitlines()[0]}"
+    show.__doc__ = (said or "").strip().split("\n\n")[0]
     return show
 
 
@@ -59,7 +64,7 @@ def _run(name: str, args: Sequence[str]) -> Any:
 
     command = _command(name)
     if isinstance(command, dict):
-        return subcommand_cli_from_dict(command, prog=f"zsbir {name}", args=args)
+        return subcommand_cli_from_dict(command, prog=f"zsbir {name}", args=args or ["--help"])
     import tyro
 
     return tyro.cli(command, prog=f"zsbir {name}", args=args)
@@ -68,9 +73,11 @@ def _run(name: str, args: Sequence[str]) -> Any:
 def _overview(args: Sequence[str]) -> Any:
     from tyro.extras import subcommand_cli_from_dict
 
-    commands = {name: _command(name) for name in COMMANDS}
-    table = {name: _group(name, c) if isinstance(c, dict) else c for name, c in commands.items()}
-    text = "Zero-shot sketch-based image retrieval: find photos by drawing. --debug shows the traceback of an error."
+    table = {name: _shown(name) for name in COMMANDS}
+    text = (
+        "Zero-shot sketch-based image retrieval: find photos by drawing. Start with `zsbir quickstart`; "
+        "`zsbir COMMAND --help` explains a command, --debug shows the traceback of an error."
+    )
     return subcommand_cli_from_dict(table, prog="zsbir", description=text, args=args)
 
 
@@ -87,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not debug:
         warnings.showwarning = _short_warning
     try:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise ZsbirError(f"there is no command {args[0]!r}. {close_matches(args[0], list(COMMANDS))}")
         result = _run(args[0], args[1:]) if args and args[0] in COMMANDS else _overview(args or ["--help"])
         return result if isinstance(result, int) else 0
     except ZsbirError as error:

@@ -101,7 +101,7 @@ def run_folder(path: Path) -> Path:
     """
     folder = path if (path / "run.json").is_file() else path.parent
     if not path.exists():
-        raise ZsbirError(f"there is no {path}: give a run folder of `zsbir train`, or a folder of embeddings")
+        raise ZsbirError(f"{path} does not exist: give a run folder of `zsbir train`, or a folder of embeddings")
     if not (folder / "run.json").is_file():
         raise ZsbirError(
             f"{path} is nothing to evaluate: give a run folder (with run.json), or a folder of embeddings (with "
