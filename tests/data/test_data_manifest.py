@@ -27,6 +27,12 @@ def test_split_file_gives_the_same_dataset(pets, written):
             )
 
 
+def test_dataset_of_a_split_file_is_rebuilt_from_its_spec(pets, written):
+    data = DATASETS.build("folder", root=str(pets), split=str(written[1]))
+    again = DATASETS.build(json.loads(json.dumps(data.spec)))
+    assert again.manifest_hash == data.manifest_hash
+
+
 def test_hash_is_the_sha256_of_the_canonical_json(written):
     _, path, manifest = written
     body = json.loads(path.read_text())

@@ -64,7 +64,7 @@ class FolderDataset(Dataset):
         root = existing_folder(root)
         self.ignored = 0
         if split is not None:
-            if unseen not in ((), "", 0) or validation or seed or hold_out:
+            if unseen or validation or seed or hold_out:
                 raise ZsbirError(
                     f"the split {split} names the unseen classes: leave out unseen, validation, seed and hold_out"
                 )
