@@ -1,0 +1,95 @@
+"""Command lines of the documentation: read by the real command line, checked for names, run in a small version."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import timm
+
+import zsbir
+from tests.docs.blocks import ROOT, Block
+from zsbir import cli
+from zsbir.cli._options import assignments
+from zsbir.search.stores import STORES
+
+Call = tuple[Callable[..., Any], dict[str, Any]]
+SMALL: dict[str, dict[str, Any]] = {
+    "train": {"epochs": 1, "samples_per_epoch": 4, "batch_size": 4, "workers": 0},
+    "evaluate": {"resamples": 0, "html": False, "workers": 0},
+    "compare": {"permutations": 50, "resamples": 20},
+    "index": {"workers": 1},
+}
+"""What is changed so that a command of the docs runs in a second."""
+OTHERS = {".", "pip", "pytest", "python", "torchrun", "git", "cd", "bash", "pre-commit", "ruff", "mypy", "lint-imports",
+          "sphinx-build", "codespell", "curl", "export", "accelerate", "tensorboard"}  # fmt: skip
+
+
+def read(words: list[str], monkeypatch: Any) -> Call:
+    """Return the function and the arguments that the command line makes of ``zsbir WORDS``, without running it."""
+    calls: list[Call] = []
+
+    def recorder(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def record(*args: Any, **kwargs: Any) -> None:
+            calls.append((function, dict(inspect.signature(function).bind(*args, **kwargs).arguments)))
+
+        return record
+
+    find = cli._command
+
+    def command(name: str) -> Any:
+        found = find(name)
+        return {k: recorder(v) for k, v in found.items()} if isinstance(found, dict) else recorder(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_command", command)
+        try:
+            cli.main(words)
+        except SystemExit as error:
+            raise AssertionError(f"zsbir {' '.join(words)}: the command line does not take this") from error
+    assert len(calls) == 1, f"zsbir {' '.join(words)}"
+    return calls[0]
+
+
+def check_names(call: Call) -> None:
+    """Assert that what a command line names exists: methods, datasets, backbones, matchers, their arguments."""
+    function, given = call
+    registries = {"dataset": zsbir.DATASETS, "matcher": zsbir.MATCHERS, "store": STORES}
+    for key, registry in registries.items():
+        assert given.get(key) is None or given[key] in registry, given[key]
+    if given.get("backbone") is not None:
+        assert given["backbone"] in zsbir.BACKBONES or timm.is_model(given["backbone"]), given["backbone"]
+    names = given.get("protocol", ())
+    for name in (names,) if isinstance(names, str) else names:
+        assert name in zsbir.PROTOCOLS, name
+    if function.__name__ == "train" and given.get("method"):
+        assert assignments(given["set"], "").keys() <= zsbir.METHODS.parameters(given["method"]).keys(), given["set"]
+        assert assignments(given["set_data"], "").keys() <= zsbir.DATASETS.parameters(given["dataset"]).keys()
+        assert assignments(given["recipe"], "").keys() <= {field.name for field in fields(zsbir.Recipe)}
+
+
+def run_small(call: Call) -> None:
+    """Run a command with its arguments, but on less: fewer steps and small images."""
+    function, given = call
+    less = dict(SMALL.get(function.__name__, {}))
+    if function.__name__ == "train" and given.get("from_") is None:
+        less["set"] = (*given["set"], "backbone.image_size=32")
+    assert function(**{**given, **less}) in (None, 0), f"{function.__name__} {given}"
+
+
+def check_other(words: list[str], block: Block) -> None:
+    """Assert that a command that is not zsbir's is a known one, and that the files and extras it names exist."""
+    assert words[0] in OTHERS, f"{block}: {words[0]}"
+    if words[0] == "python" and words[1].endswith(".py"):
+        assert any((ROOT / folder / words[1]).is_file() for folder in ("", "examples")), f"{block}: {words[1]}"
+    if words[0] == "pip":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for word in words:
+            if "[" in word:
+                named = word[word.index("[") + 1 : word.index("]")].split(",")
+                assert set(named) <= project["optional-dependencies"].keys(), f"{block}: {word}"
