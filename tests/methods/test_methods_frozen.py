@@ -35,3 +35,61 @@ def test_alignment_removes_means_and_directions(tmp_path):
 def test_more_directions_than_dimensions_are_refused():
     with pytest.raises(ZsbirError, match="below the backbone's 128 dimensions"):
         zsbir.build("frozen", backbone="tiny", remove=128)
+
+
+def test_photos_as_edge_maps(tmp_path):
+    from zsbir.data.edges import edge_maps
+
+    plain = zsbir.build("frozen", backbone="tiny").eval()
+    sketches, photos = torch.rand(8, 3, 64, 64), torch.rand(8, 3, 64, 64) ** 4
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (plain.mean, plain.std))
+    drawn = (edge_maps(photos) - mean) / std
+    seen = (photos - mean) / std
+    edges = zsbir.build("frozen", backbone=plain.backbone, photos="edges").eval()
+    assert torch.allclose(features(edges, seen, "photo"), features(plain, drawn, "photo"), atol=1e-5)
+    assert torch.equal(features(edges, sketches, "sketch"), features(plain, sketches, "sketch"))
+
+    raw = [features(plain, side, "photo") for side in (sketches, seen, drawn)]
+    both = zsbir.build("frozen", backbone=plain.backbone, photos="both", center=True).eval()
+    both.align(*raw)
+    unit = [torch.nn.functional.normalize(side - side.mean(dim=0), dim=1) for side in raw]
+    assert torch.allclose(features(both, seen, "photo"), unit[1] + unit[2], atol=1e-4)
+    both.save(tmp_path / "saved")
+    loaded = zsbir.load(tmp_path / "saved")
+    assert torch.equal(features(loaded, seen, "photo"), features(both, seen, "photo"))
+
+
+def test_views_that_do_not_fit_are_refused():
+    with pytest.raises(ZsbirError, match="must be 'plain'"):
+        zsbir.build("frozen", backbone="tiny", photos="lines")
+    with pytest.raises(ZsbirError, match="no meaning with photos='both'"):
+        zsbir.build("frozen", backbone="tiny", photos="both", remove=2)
+    rows = torch.rand(4, 128)
+    with pytest.raises(ZsbirError, match="and only then"):
+        zsbir.build("frozen", backbone="tiny", photos="both").align(rows, rows)
+    with pytest.raises(ZsbirError, match="and only then"):
+        zsbir.build("frozen", backbone="tiny").align(rows, rows, rows)
+
+
+def test_sketches_with_statistics_of_their_own(tmp_path):
+    from zsbir.backbones.norms import adapt_norms
+
+    spec = {"name": "test_efficientnet", "image_size": 32}
+    torch.manual_seed(0)
+    method = zsbir.build("frozen", backbone=spec, sketch_norms=0.3).eval()
+    sketches, photos = torch.randn(16, 3, 32, 32) + 1, torch.randn(4, 3, 32, 32)
+    before = features(method, photos, "photo")
+    assert torch.equal(features(method, photos, "sketch"), before)
+    method.adapt(sketches.split(8))
+    method.adapt(sketches.split(8))  # starts anew
+    expected = zsbir.build("frozen", backbone=method.backbone).eval()
+    assert torch.equal(features(method, photos, "photo"), before)
+    adapt_norms(expected.backbone, sketches.split(8), 0.3)
+    assert torch.allclose(features(method, sketches, "sketch"), features(expected, sketches, "sketch"), atol=1e-6)
+    method.save(tmp_path / "saved")
+    loaded = zsbir.load(tmp_path / "saved")
+    assert torch.equal(features(loaded, sketches, "sketch"), features(method, sketches, "sketch"))
+    with pytest.raises(ZsbirError, match="between 0 and 1"):
+        zsbir.build("frozen", backbone=spec, sketch_norms=1.5)
+    with pytest.raises(ZsbirError, match="sketch_norms is 0"):
+        zsbir.build("frozen", backbone=spec).adapt([sketches])
