@@ -52,7 +52,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def write(name: str, values: Mapping[str, Any], text: str) -> None:
     """Write results/NAME.json and results/NAME.md, and print the text."""
     RESULTS.mkdir(exist_ok=True)
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    words = ["FOLDER" if "/" in word else word for word in sys.argv[1:]]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     record = {"command": command, "date": date, "machine": machine(), **values}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
