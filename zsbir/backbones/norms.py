@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from zsbir.errors import ZsbirError
 
 
-def batch_norms(module: nn.Module) -> list[nn.Module]:
+def batch_norms(module: nn.Module) -> list[Any]:
     """Return the BatchNorm layers that keep statistics, in the order of ``module.modules()``."""
     kinds = nn.modules.batchnorm._BatchNorm
     return [m for m in module.modules() if isinstance(m, kinds) and m.running_mean is not None]
@@ -36,12 +37,12 @@ def adapt_norms(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0
         raise ZsbirError(f"{type(module).__name__} has no BatchNorm statistics to adapt (transformers have none)")
     if not 0 <= share <= 1:
         raise ZsbirError(f"share={share} must lie between 0 and 1")
-    kept = [(m.running_mean.clone(), m.running_var.clone(), m.momentum) for m in norms]  # type: ignore[operator, union-attr]
+    kept = [(m.running_mean.clone(), m.running_var.clone(), m.momentum) for m in norms]
     modes = {m: m.training for m in module.modules()}
     module.eval()
     for norm in norms:
-        norm.reset_running_stats()  # type: ignore[operator]
-        norm.momentum = None  # type: ignore[assignment]  # the plain mean over the batches
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over the batches
         norm.train()
     count = 0
     try:
@@ -50,8 +51,8 @@ def adapt_norms(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0
             count += 1
     finally:
         for norm, (mean, var, momentum) in zip(norms, kept, strict=True):
-            norm.running_mean.copy_(mean.lerp(norm.running_mean, share if count else 0.0))  # type: ignore[operator, union-attr]
-            norm.running_var.copy_(var.lerp(norm.running_var, share if count else 0.0))  # type: ignore[operator, union-attr]
+            norm.running_mean.copy_(mean.lerp(norm.running_mean, share if count else 0.0))
+            norm.running_var.copy_(var.lerp(norm.running_var, share if count else 0.0))
             norm.momentum = momentum
         for part, mode in modes.items():
             part.training = mode
