@@ -7,6 +7,8 @@ import pytest
 
 import zsbir
 from tests.engine.conftest import same_weights
+from zsbir.engine.embedding import embed_files
+from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 from zsbir.methods import saving
 from zsbir.methods.saving import resolve, without_weights
@@ -76,3 +78,17 @@ def test_specs_are_rebuilt_without_downloads():
         "weights": None,
         "masker": {"name": "b", "pretrained": False, "ratio": 1},
     }
+
+
+def test_images_are_prepared_as_in_training(shapes, small_dann, tmp_path):
+    recipe = zsbir.Recipe(epochs=1, batch_size=6, sketch_prepare="crop-pad")
+    run = tmp_path / "run"
+    trained = Trainer(small_dann(), shapes, recipe=recipe, out=run, workers=0, progress=False).fit()
+    again = zsbir.load(run)
+    assert again.recipe.sketch_prepare == "crop-pad"
+    assert again.recipe.photo_prepare == "squash"
+    sketches = [str(shapes.test.sketches.file(i)) for i in range(3)]
+    kept, fresh = (embed_files(method, sketches, "sketch").vectors for method in (trained, again))
+    assert (kept == fresh).all()
+    again.recipe = small_dann().recipe
+    assert not (embed_files(again, sketches, "sketch").vectors == fresh).all()

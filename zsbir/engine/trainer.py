@@ -85,7 +85,7 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         self.method, self.dataset = method, dataset
-        self.recipe = recipe or method.recipe
+        self.recipe = method.recipe = recipe or method.recipe  # embedding prepares images as training does
         self.out = None if out is None else Path(out)
         self.seed, self.workers, self.save_every = seed, workers, save_every
         self.speed = speed or Speed()

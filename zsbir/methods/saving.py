@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from zsbir.methods import METHODS
 from zsbir.methods.base import Method
 from zsbir.registry import spec_of
 
+_PREPARE = ("sketch_prepare", "photo_prepare")
+
 
 def write_method(folder: Path, method: Method, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the two files into an existing folder; `weights` as for `save`."""
-    write_json(folder / "method.json", {"zsbir": version("zsbir"), "method": spec_of(method)})
+    # A recipe may prepare images otherwise than published: what was trained on is what must be embedded.
+    prepare = {name: getattr(method.recipe, name) for name in _PREPARE}
+    write_json(folder / "method.json", {"zsbir": version("zsbir"), "method": spec_of(method), "prepare": prepare})
     save_file(plain_tensors(method.state_dict() if weights is None else weights), folder / "model.safetensors")
 
 
@@ -82,6 +87,8 @@ def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:
         reason = str(error).strip().split("\n")[-1].strip()
         raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
     method.spec = dict(spec)
+    known = read_json(folder / "method.json").get("prepare", {})
+    method.recipe = replace(method.recipe, **{name: known[name] for name in _PREPARE if name in known})
     return method
 
 
