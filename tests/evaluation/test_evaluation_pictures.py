@@ -110,6 +110,12 @@ def test_map_command(run, tmp_path, capsys):
         (("evaluate", "RUN", "--show", "7.png"), "is none of the 8 queries"),
         (("evaluate", "RUN", "--top", "0"), "at least 1 photo"),
         (("evaluate", "RUN", "--batch-size", "0"), "batch size"),
+        (("evaluate", "RUN", "--seed", "-1"), "seed"),
+        (("evaluate", "RUN", "--out", "RUN/run.json"), "cannot be written to RUN/run.json"),
+        (("evaluate", "OTHER"), "it lacks method"),
+        (("pictures", "RUN", "--seed", "-1"), "seed"),
+        (("map", "RUN", "--seed", "-1"), "seed"),
+        (("compare", "RUN", "RUN", "--classes", "-1"), "--classes"),
         (("compare", "RUN", "RUN"), "zsbir evaluate"),
         (("compare", "RUN/a", "RUN/b"), "RUN/a"),
     ],
@@ -117,6 +123,8 @@ def test_map_command(run, tmp_path, capsys):
 def test_mistakes_are_one_sentence(run, capsys, monkeypatch, words, said):
     monkeypatch.chdir(run.parent)
     (run.parent / "RUN").exists() or (run.parent / "RUN").symlink_to(run)
+    (run.parent / "OTHER").mkdir(exist_ok=True)
+    (run.parent / "OTHER/run.json").write_text("{}", encoding="utf-8")
     more = () if words[0] == "compare" else ("--workers", "0")
     code, _, err = command(capsys, *words, *more)
     lines = [line for line in err.splitlines() if line.startswith("zsbir:") and "warning" not in line]

@@ -143,7 +143,7 @@ def test_binary_codes(pair):
     assert report.results["standard"]["mAP@all"] > report.chance["standard"] + 0.1
     other = binary(EVALUATOR, *pair, bits=16, learn_from=side(60, "photo", seed=8))
     assert "transductive" not in other.notes[0]
-    with pytest.raises(ZsbirError, match="at least 32"):
+    with pytest.raises(ZsbirError, match="32 bits"):
         binary(EVALUATOR, *pair, bits=32)
 
 

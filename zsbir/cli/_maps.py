@@ -113,6 +113,10 @@ def report_map(of: MapOf, path: Path, part: Part, subject: Subject, work: Work, 
     queries, gallery, classes = check_embeddings(subject.queries, subject.gallery)
     if of == "auto" and sum(len(settings.chosen_rows(side.labels, classes)) for side in (queries, gallery)) < 5:
         return None
+    if of == "both" and is_pair(path):
+        raise ZsbirError(
+            f"{path} holds embeddings, which have no start to map: --map both needs a run of `zsbir train`"
+        )
     # Every process takes part in embedding, the first one draws.
     before = [start_panel(path, part, settings, work)] if of == "both" else []
     panel = ("embeddings" if is_pair(path) else "after training", queries, gallery)

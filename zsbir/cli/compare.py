@@ -35,10 +35,13 @@ def compare(
         classes: How many winners and losers to print, each.
         out: A JSON file for the result.
     """
+    from zsbir.errors import ZsbirError
     from zsbir.evaluation.comparison import compare_saved
     from zsbir.evaluation.per_query import load_per_query
     from zsbir.files import write_json
 
+    if classes < 0:
+        raise ZsbirError(f"--classes is how many winners and losers to print, 0 or more, not {classes}")
     found = compare_saved(load_per_query(run_a), load_per_query(run_b), protocol, metric, permutations, resamples, seed)
     c = found.comparison
     for note in found.notes:
@@ -56,4 +59,7 @@ def compare(
     ):
         print(f"  {title}: " + (", ".join(f"{name} {value:+.3f}" for name, value in some) or "none"))
     if out is not None:
-        write_json(out, {"protocol": protocol, "metric": metric, **found.to_dict()})
+        try:
+            write_json(out, {"protocol": protocol, "metric": metric, **found.to_dict()})
+        except OSError as error:
+            raise ZsbirError(f"the result cannot be written to {out}: {error.strerror or error}") from None

@@ -86,6 +86,8 @@ def evaluate(
     if set and matcher is None:
         raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
     spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}
+    if out is not None:
+        _claim(out)
     reports: dict[str, Report] = {}
     with joined_processes():
         work = Work(device, batch_size, workers, is_first())
@@ -127,6 +129,14 @@ def _evaluate(evaluator: Any, subject: Subject, setting: Setting, bits: int, see
     else:
         found = evaluator.evaluate(*sides, subject.notes)
     return found
+
+
+def _claim(out: Path) -> None:
+    """Make the folder of the report, before the work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ZsbirError(f"the report cannot be written to {out}: {error.strerror or error}") from None
 
 
 def _target(folder: Path, out: Path | None, setting: str, part: str, path: Path | None) -> Path:

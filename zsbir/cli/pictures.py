@@ -56,8 +56,11 @@ def pictures(
 
     if set and matcher is None:
         raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
-    if top < 1 or cell < 8 or (random is not None and random < 0):
-        raise ZsbirError(f"at least 1 photo of 8 pixels, and 0 or more sketches: not {top}, {cell} and {random}")
+    if top < 1 or cell < 8 or seed < 0 or (random is not None and random < 0):
+        raise ZsbirError(
+            f"a picture has at least 1 photo of 8 pixels, and of 0 or more random sketches with a seed of 0 or more: "
+            f"not {top}, {cell}, {random} and {seed}"
+        )
     if not query and random == 0:
         raise ZsbirError("which sketches? name them with --query, or draw some with --random N")
     if out.is_file():

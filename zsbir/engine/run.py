@@ -81,12 +81,16 @@ def read_run(folder: Path) -> dict[str, Any]:
     """Read ``run.json`` of a run folder.
 
     Raises:
-        ZsbirError: If the folder holds no run.
+        ZsbirError: If the folder holds no run, or its record is incomplete.
     """
     if not (folder / "run.json").is_file():
         what = "holds no run (no run.json)" if folder.is_dir() else "does not exist"
         raise ZsbirError(f"{folder} {what}: give the folder that `zsbir train` wrote")
     run: dict[str, Any] = read_json(folder / "run.json")
+    needed = ("method", "dataset", "recipe", "seed", "settings")
+    missing = [key for key in needed if not isinstance(run, dict) or key not in run]
+    if missing:
+        raise ZsbirError(f"{folder / 'run.json'} is no record of a run of `zsbir train`: it lacks {', '.join(missing)}")
     return run
 
 

@@ -49,7 +49,9 @@ def fit_itq(vectors: Tensor, bits: int, iterations: int = 50, seed: int = 0) -> 
     """
     count, dim = vectors.shape
     if not 1 <= bits <= min(count, dim):
-        raise ZsbirError(f"{bits} bits need at least {bits} dimensions and vectors; there are {dim} and {count}")
+        raise ZsbirError(
+            f"{bits} bits: a code has at least 1, and needs as many dimensions and vectors; there are {dim} and {count}"
+        )
     data = vectors.to(torch.float64)
     mean = data.mean(dim=0)
     centred = data - mean

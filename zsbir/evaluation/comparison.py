@@ -51,8 +51,12 @@ def compare_saved(
     """Compare two saved evaluations query by query; queries are matched by class and file.
 
     Raises:
-        ZsbirError: If a side lacks the protocol or metric, or they have no query in common.
+        ZsbirError: For settings out of range, or if a side lacks the protocol or metric, or no query is in both.
     """
+    if permutations < 1 or seed < 0:
+        raise ZsbirError(
+            f"the test needs 1 or more permutations and a seed of 0 or more, not {permutations} and {seed}"
+        )
     for side in (first, second):
         if protocol not in side.values:
             raise ZsbirError(

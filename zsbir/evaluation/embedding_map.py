@@ -47,6 +47,8 @@ class MapSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ZsbirError(f"a seed must be 0 or more, not {self.seed}")
         count = self.classes if isinstance(self.classes, int) else len(self.classes)
         if not 1 <= count <= MOST_CLASSES or self.most < 3:
             raise ZsbirError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zsbir.errors import ZsbirError
 from zsbir.evaluation import metrics as functions
 from zsbir.evaluation.details import confusion_and_histogram, top_photos
 from zsbir.evaluation.distributed import gather, shard
@@ -63,6 +64,8 @@ class Evaluator:
         random: int = 0,
         queries: Sequence[str] = (),
     ) -> None:
+        if seed < 0:
+            raise ZsbirError(f"a seed must be 0 or more, not {seed}")
         self.protocols = as_protocols(protocol)
         self.matcher: Matcher = MATCHERS.build(matcher)
         self.metrics = tuple(METRICS if metrics is None else metrics)

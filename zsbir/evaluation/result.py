@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from zsbir.errors import ZsbirError
 from zsbir.evaluation.details import TopPhotos
 from zsbir.evaluation.domain_gap import DomainGap
 from zsbir.evaluation.measure import PerQuery
@@ -117,12 +118,26 @@ class Report:
             The folder.
 
         Raises:
-            ZsbirError: If matplotlib is missing and `html` is set.
+            ZsbirError: If matplotlib is missing and `html` is set, or the folder cannot be written.
         """
+        target = Path(folder)
+        try:
+            self._write(target, html, open_sketch, open_photo, figures)
+        except OSError as error:
+            raise ZsbirError(f"the report cannot be written to {target}: {error.strerror or error}") from error
+        return target
+
+    def _write(
+        self,
+        target: Path,
+        html: bool,
+        open_sketch: Callable[[str], Image.Image] | None,
+        open_photo: Callable[[str], Image.Image] | None,
+        figures: Mapping[str, Figure] | None,
+    ) -> None:
         from zsbir.evaluation.per_query import save_per_query
         from zsbir.evaluation.report import html_page, markdown
 
-        target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (target / "report.json").write_text(text + "\n", encoding="utf-8")
@@ -130,7 +145,6 @@ class Report:
         save_per_query(self, target)
         if html:
             (target / "report.html").write_text(html_page(self, open_sketch, open_photo, figures), encoding="utf-8")
-        return target
 
 
 def table(results: dict[str, dict[str, float]], names: Sequence[str] | None = None) -> str:
