@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 
 def runs(folder: Annotated[Path, Positional] = Path("runs"), json: bool = False) -> None:
-    """List runs with their state and best score.
+    """List runs with their state and best score (mAP@all, or accuracy where that selects).
 
     Args:
         folder: Where the run folders are.
@@ -27,7 +27,7 @@ def runs(folder: Annotated[Path, Positional] = Path("runs"), json: bool = False)
     if not found:
         print(f"no runs in {folder}")
         return
-    print(f"{'run':<32} {'method':<10} {'dataset':<18} {'state':<16} {'best mAP@all':>12}  selected on")
+    print(f"{'run':<32} {'method':<10} {'dataset':<18} {'state':<16} {'best score':>12}  selected on")
     for row in found:
         best = "-" if row["best"] is None else f"{row['best']:.4f}"
         print(f"{row['run']:<32} {row['method']:<10} {row['dataset']:<18} {row['state']:<16} {best:>12}  {row['on']}")
