@@ -32,7 +32,8 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|PIL|Image|pathlib|collections|typing|nn|huggingface_hub)\..*"),
-    (r"py:.*", r"Figure|Tensor|Path|T|C|Labels|Domain|Keep|Kind|Model|Rule|Schedule|SelectOn|zsbir\.registry\.[TC]"),
+    (r"py:.*", r"Tensor|Path|T|C|Figure|zsbir\.registry\.[TC]"),
+    (r"py:.*", r"Device|Domain|Keep|Kind|Labels|Model|Part|Precision|Rule|Schedule|SelectOn|Split"),
 ]
 linkcheck_timeout = 20
 linkcheck_retries = 2

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import zsbir
 from zsbir.backbones import BACKBONES
 from zsbir.engine.embedding import embed_split
+from zsbir.engine.selection import mean_average_precision
 from zsbir.methods.base import Method
 from zsbir.types import Batch, Domain, Features
 
@@ -46,9 +47,10 @@ method = zsbir.build("contrast", temperature=0.2)
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else method.recipe.epochs
 recipe = zsbir.Recipe(epochs=epochs, batch_size=32, lr=1e-3)
 trainer = zsbir.Trainer(method, dataset, recipe=recipe, select_on="none", workers=0, progress=False)
-before = trainer.score(dataset.test)
+before = mean_average_precision(method, dataset, dataset.test)
 trainer.fit()
-print(f"{method.spec}: mAP@all {before:.3f} before, {trainer.score(dataset.test):.3f} after, on unseen classes")
+after = mean_average_precision(method, dataset, dataset.test)
+print(f"{method.spec}: mAP@all {before:.3f} before, {after:.3f} after, on unseen classes")
 
 method.save("contrast")
 again = zsbir.load("contrast")
