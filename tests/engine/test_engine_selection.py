@@ -82,6 +82,16 @@ def test_fill_of_the_augmentation(fill, corner):
         assert part[0, 0, 4, 4].item() == pytest.approx(102 / 255, abs=1e-6)
 
 
+def test_augmentation_runs_where_the_method_does():
+    """Bytes are moved first: warp and normalisation then meet tensors of the device alone, or torch refuses."""
+    images = {n: torch.zeros(2, 3, 8, 8, dtype=torch.uint8) for n in ("sketch", "photo")}
+    label = {n: torch.zeros(2, dtype=torch.int64) for n in images}
+    warp = {n: torch.zeros(2, 2, 3) for n in images}
+    raw = RawBatch(images, label, warp, {"photo": torch.zeros(2, 8, 8, dtype=torch.bool)}, {}, {}, [])
+    batch = to_batch(raw, ("a",), (0.5,) * 3, (0.5,) * 3, device="meta")
+    assert {t.device.type for t in (batch.sketch, batch.photo, batch.label, batch.photo_object)} == {"meta"}
+
+
 def test_speed_options_are_checked_and_change_nothing_but_speed(shapes, small_dann, recipe):
     assert Speed.of({"channels_last": True}).channels_last
     with pytest.raises(ZsbirError, match=r"no speed option 'chanels_last'\. Did you mean 'channels_last'"):

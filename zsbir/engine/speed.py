@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import nn
 
 from zsbir.backbones.base import Backbone
 from zsbir.errors import ZsbirError
@@ -60,7 +61,7 @@ class Speed:
                 if switch is not None:
                     switch(True)
         if self.compile:
-            backbones = [module for module in method.modules() if isinstance(module, Backbone)]
             # Around the backbones stand file names and counters, which would be compiled anew at every step.
+            backbones: list[nn.Module] = [module for module in method.modules() if isinstance(module, Backbone)]
             for module in backbones or [method]:
                 module.compile()
