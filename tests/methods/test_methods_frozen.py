@@ -59,6 +59,23 @@ def test_photos_as_edge_maps(tmp_path):
     assert torch.equal(features(loaded, seen, "photo"), features(both, seen, "photo"))
 
 
+def test_scaled_domains_have_unit_variance(tmp_path):
+    plain = zsbir.build("frozen", backbone="tiny").eval()
+    sketches, photos = torch.rand(64, 3, 64, 64), torch.rand(64, 3, 64, 64) ** 4
+    raw = features(plain, sketches, "sketch"), features(plain, photos, "photo")
+    method = zsbir.build("frozen", backbone=plain.backbone, center=True, scale=True).eval()
+    method.align(*raw)
+    for images, domain, side in ((sketches, "sketch", raw[0]), (photos, "photo", raw[1])):
+        std = side.std(dim=0)
+        expected = (side - side.mean(dim=0)) / (std + 0.1 * std.mean())
+        assert torch.allclose(features(method, images, domain), expected, atol=1e-4)
+    method.save(tmp_path / "saved")
+    loaded = zsbir.load(tmp_path / "saved")
+    assert torch.equal(features(loaded, photos, "photo"), features(method, photos, "photo"))
+    with pytest.raises(ZsbirError, match="remove or scale"):
+        zsbir.build("frozen", backbone="tiny", scale=True, remove=2)
+
+
 def test_views_that_do_not_fit_are_refused():
     with pytest.raises(ZsbirError, match="must be 'plain'"):
         zsbir.build("frozen", backbone="tiny", photos="lines")

@@ -29,6 +29,8 @@ class Frozen(Method):
         pretrained: Load the backbone's pretrained weights.
         weights: A local weights file instead.
         center: Subtract the domain's mean, which `align` must have measured: the cheapest domain adaptation.
+        scale: Divide by the domain's standard deviation, dimension by dimension, as well: as a BatchNorm layer for each
+            domain would. `align` measures it; a tenth of the mean deviation is added, so that no dimension blows up.
         remove: How many directions to project out besides, those in which the variances of the domains differ most.
         photos: How a photo is seen: ``"plain"``, as ``"edges"`` (its edge map, see `zsbir.data.edges`: a line drawing
             is closer to a sketch than the photo is), or ``"both"``, the sum of the two unit vectors.
@@ -36,8 +38,8 @@ class Frozen(Method):
             `adapt` must have measured, in [0, 1]; 0: sketches and photos go through the same network.
 
     Raises:
-        ZsbirError: For more directions than dimensions, an unknown view, ``remove`` with two views of a photo, or a
-            share out of range.
+        ZsbirError: For more directions than dimensions, an unknown view, ``remove`` with two views of a photo or
+            with ``scale``, or a share out of range.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Frozen(Method):
         remove: int = 0,
         photos: Literal["plain", "edges", "both"] = "plain",
         sketch_norms: float = 0.0,
+        scale: bool = False,
     ) -> None:
         super().__init__()
         extra: dict[str, Any] = {}
@@ -66,6 +69,8 @@ class Frozen(Method):
             )
         if photos not in ("plain", "edges", "both"):
             raise ZsbirError(f"photos={photos!r} must be 'plain', 'edges' or 'both'")
+        if remove and scale:
+            raise ZsbirError("remove projects out directions of the plain features: give remove or scale, not both")
         if remove and photos == "both":
             raise ZsbirError(
                 "remove compares the domains' variances in one space: it has no meaning with photos='both'"
@@ -75,8 +80,12 @@ class Frozen(Method):
         self.center, self.photos, self.sketch_norms = center, photos, sketch_norms
         # A second set of weights that differs in its statistics alone.
         self.of_sketches = copy.deepcopy(self.backbone) if sketch_norms else None
+        self.scale = scale
         # Of sketches and photos; with two views of a photo, of sketches, photos and edge maps.
-        self.means: nn.Buffer = nn.Buffer(torch.zeros(3 if photos == "both" else 2, self.backbone.dim))
+        views = 3 if photos == "both" else 2
+        self.means: nn.Buffer = nn.Buffer(torch.zeros(views, self.backbone.dim))
+        if scale:
+            self.deviations: nn.Buffer = nn.Buffer(torch.ones(views, self.backbone.dim))
         self.directions: nn.Buffer = nn.Buffer(torch.zeros(remove, self.backbone.dim))
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
@@ -100,6 +109,8 @@ class Frozen(Method):
         vector = features.vector
         if self.center:
             vector = vector - self.means[view]
+        if self.scale:
+            vector = vector / self.deviations[view]
         if len(self.directions):
             vector = vector - vector @ self.directions.T @ self.directions
         return Features(vector, features.tokens, features.grid)
@@ -136,6 +147,9 @@ class Frozen(Method):
         if len(sides) != len(self.means):
             raise ZsbirError("align takes the features of edge maps with photos='both', and only then")
         self.means.copy_(torch.stack([side.mean(dim=0) for side in sides]))
+        if self.scale:
+            deviations = torch.stack([side.std(dim=0) for side in sides])
+            self.deviations.copy_(deviations + 0.1 * deviations.mean(dim=1, keepdim=True))
         if len(self.directions):
             values, vectors = torch.linalg.eigh(torch.cov(sketches.double().T) - torch.cov(photos.double().T))
             chosen = values.abs().topk(len(self.directions)).indices
