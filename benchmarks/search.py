@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--stores", nargs="+", default=list(SPECS), choices=list(SPECS))
+    parser.add_argument("--stores", nargs="*", default=list(SPECS), choices=list(SPECS))
     parser.add_argument("--folder", help="where the stores are built; default: the temporary folder")
     parser.add_argument("--load", nargs=2, metavar=("INDEX", "SKETCHES"), help="also load the web API of an index")
     parser.add_argument("--every", type=int, default=8, help="take every n-th sketch")

@@ -28,7 +28,8 @@ class FaissStore(Store):
         effort: Candidates looked at in a search: efSearch of HNSW, lists probed of IVF-PQ.
         lists: IVF-PQ: number of lists; 0: four times the square root of the number of vectors.
         code_bytes: IVF-PQ: bytes a vector is coded in; it must divide the width.
-        rescore: How many times k candidates are fetched and scored exactly.
+        rescore: How many times k candidates are fetched and scored exactly. None: 4, and 32 for IVF-PQ, whose codes
+            alone mix up near neighbours.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class FaissStore(Store):
         effort: int = 96,
         lists: int = 0,
         code_bytes: int = 64,
-        rescore: int = 4,
+        rescore: int | None = None,
     ) -> None:
         if kind not in get_args(Kind):
             raise ZsbirError(f"faiss store: there is no kind {kind!r}; known: {', '.join(get_args(Kind))}")
         self.kind, self.links, self.build_effort, self.effort = kind, links, build_effort, effort
-        self.lists, self.code_bytes, self.rescore = lists, code_bytes, max(1, rescore)
+        self.lists, self.code_bytes = lists, code_bytes
+        self.rescore = max(1, rescore) if rescore is not None else 32 if kind == "ivf-pq" else 4
         self._faiss = _import()
 
     def open(self, folder: Path, dim: int) -> None:
