@@ -31,14 +31,17 @@ def spread(values: list[float]) -> str:
 def rows() -> list[tuple[str, str, str]]:
     """Return (what, figure, script)."""
     found = []
-    for row in result("quickstart")["rows"]:
+    for row in result("quickstart")["rows"] if (HERE / "results" / "quickstart.json").is_file() else ():
         tuned = "settings chosen on these classes" if row["seed"] == 0 else "nothing chosen on these classes"
         what = f"`zsbir quickstart --seed {row['seed']}`: mAP@all on {row['unseen_classes']} unseen classes ({tuned})"
         figure = f"{row['before']:.3f} → {row['after']:.3f}, chance {row['chance']:.3f}"
         found.append((what, figure, "quickstart"))
     heads = result("dann_ablation_openmoji")["rows"]
     trained = [run["unseen_mAP"] for run in heads["triplet only"]]
-    what = f"`openmoji`, {len(trained)} seeds: frozen features; domain means removed; heads trained with triplets"
+    what = (
+        f"mAP@all on unseen classes of `openmoji`, {len(trained)} seeds (settings chosen on them): frozen features; "
+        "domain means removed; heads trained with triplets"
+    )
     plain = [f"{heads[name][0]['unseen_mAP']:.3f}" for name in ("frozen", "frozen, domain means removed")]
     found.append((what, "; ".join([*plain, spread(trained)]), "dann_ablation"))
     size = next(s for s in result("evaluation")["sizes"] if s["queries"] == 15229)

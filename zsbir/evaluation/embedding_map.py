@@ -84,7 +84,7 @@ def embedding_map(panels: Sequence[tuple[str, Embeddings, Embeddings]], settings
         settings: Which of them are shown, and how.
 
     Returns:
-        A matplotlib figure: crosses are sketches, dots are photos. Below each title stands how well a fresh linear
+        The matplotlib figure; crosses are sketches, dots are photos. Below each title stands how well a fresh linear
         classifier tells sketch from photo among the embeddings shown.
 
     Raises:
