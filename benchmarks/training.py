@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -210,7 +209,7 @@ def helpful(rows: dict[str, dict[str, float]], workers: int) -> dict[str, Any]:
 def peak(name: str, variant: str, args: argparse.Namespace) -> float:
     """Return the largest resident set of a process of its own that trains for some steps, in GB."""
     command = [sys.executable, __file__, "--root", str(args.root), "--peak", name, variant, "--size", str(args.size)]
-    command += ["--batch", str(args.batch), "--unseen", args.unseen]
+    command += ["--batch", str(args.batch), "--unseen", args.unseen, "--steps", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
@@ -219,7 +218,9 @@ def own_peak(name: str, variant: str, args: argparse.Namespace) -> None:
     chosen = next(v for v in variants(args.workers) if v.name == variant)
     with tempfile.TemporaryDirectory() as folder:
         loop_for(name, replace(chosen, workers=0), args, Path(folder)).run(Watch())
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+    # Not getrusage: its maximum is handed down from the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) * 1024 / 1e9)
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
