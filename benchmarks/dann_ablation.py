@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _results import processor
 from torch import Tensor
 
 import zsbir
@@ -190,13 +191,10 @@ def main() -> None:
             train(seen, test, dataset.train, part, table_, seed, a) for seed in range(a.seeds)
         ]
         print(setting, rows[setting], flush=True)
-    cpu = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-    )
     words = [Path(word).name if word == a.glove else word for word in sys.argv[1:]]
     command = shlex.join(["python", "benchmarks/dann_ablation.py", *words])
     record = {
-        "command": command, "date": datetime.now(UTC).date().isoformat(), "cpu": cpu, "gpu": "not measured",
+        "command": command, "date": datetime.now(UTC).date().isoformat(), "cpu": processor(), "gpu": "not measured",
         "cores": os.cpu_count(), "python": platform.python_version(),
         "torch": torch.__version__, "seconds": round(time.time() - began, 1), "note": why,
         "seen_classes": len(dataset.train.classes), "unseen_classes": len(dataset.test.classes), "rows": rows,
@@ -208,7 +206,8 @@ def main() -> None:
         f"{len(dataset.test.classes)} unseen classes, {a.seeds} seeds, mean ± 95 % t interval; "
         f"{a.epochs * a.steps} steps of 64 triplets. mAP@all, protocol `standard`, cosine. domain_accuracy: fresh "
         f"linear classifier (chance 0.5); mean_distance: of the domain means over the spread within a domain; "
-        f"classifier_in_training: DANN's own, last 20 steps. {cpu}, {record['cores']} cores (shared with other work). "
+        f"classifier_in_training: DANN's own, last 20 steps. {record['cpu']}, {record['cores']} cores (shared "
+        "with other work). "
         f"GPU: not measured. {why}\n"
     )
     (RESULTS / f"dann_ablation_{a.dataset}.md").write_text(text)

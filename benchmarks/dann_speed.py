@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _puxim_common import write
+from _results import write
 from PIL import Image
 
 import zsbir

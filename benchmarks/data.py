@@ -203,7 +203,7 @@ def main() -> None:
 
 def report(counts: dict[str, Any], loaders: list[dict[str, Any]]) -> None:
     """Write results/data.json and data.md."""
-    from _matching_common import machine, table, write
+    from _results import machine, table, write
 
     rows = []
     for name, found in counts.items():

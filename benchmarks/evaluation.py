@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _results import processor
 
 from zsbir.evaluation import PROTOCOLS, evaluate_embeddings
 from zsbir.evaluation.measure import chunk_rows
@@ -157,12 +158,11 @@ def slow_ways(
 
 def write(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """Write the JSON, the table and the plot."""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "unknown")  # noqa: SIM115
     record = {
         "command": shlex.join(["python", "benchmarks/evaluation.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {
-            "cpu": cpu,
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "threads": args.threads,
             "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from zsbir.data.published import published, published_names
-from zsbir.data.scan import canonical
 from zsbir.data.wordnet import WordNet
+from zsbir.names import canonical
 
 # Class to (noun, number of the sense from 1), to a synset, or to None where WordNet has no such thing.
 SENSES: dict[str, tuple[str, int] | str | None] = {

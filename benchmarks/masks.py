@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _puxim_common import table, write
+from _results import table, write
 
 import zsbir
 from zsbir.backbones import BACKBONES

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from _matching_common import RESULTS, Floats, Ints, synthetic, table, write
+from _results import RESULTS, table, write
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
@@ -26,6 +27,25 @@ from zsbir.matchers import MATCHERS
 from zsbir.matchers._codebook import Codebook, fit_codebook
 from zsbir.matchers.one_to_many import OneToMany
 from zsbir.types import Embeddings
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+def synthetic(rows: int, width: int, classes: int, seed: int) -> tuple[Floats, Ints]:
+    """Return unit vectors (rows, width) float32 in classes that overlap, and their labels.
+
+    The variance falls along the principal directions as the features of a network's last layer do, and every class has
+    the same shape; rows of all seeds share directions and class centres.
+    """
+    shared = np.random.default_rng(0)
+    scale = np.arange(1, width + 1) ** -0.5
+    turn = np.linalg.qr(shared.standard_normal((width, width)))[0]
+    centers = shared.standard_normal((classes, width)) * scale
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=rows)
+    vectors = (1.3 * centers[labels] + 2 * scale * rng.standard_normal((rows, width))) @ turn
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), labels
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _matching_common import table, write
+from _results import table, write
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _puxim_common import table, write
+from _results import table, write
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

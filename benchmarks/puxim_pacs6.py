@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _puxim_common import table, write
+from _results import table, write
 
 import zsbir
 from zsbir.data.base import Dataset

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _puxim_common import table, write
+from _results import table, write
 from torch import Tensor
 from torch.nn import functional as F
 

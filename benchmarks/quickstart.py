@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _matching_common import table, write
+from _results import table, write
 
 
 def run(seed: int) -> dict[str, Any]:

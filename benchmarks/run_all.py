@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _matching_common import RESULTS, machine, table
+from _results import RESULTS, machine, table
 
 HERE = Path(__file__).parent
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _matching_common import RESULTS, table, write
+from _results import RESULTS, table, write
 from torch.nn import functional as F
 
 import zsbir

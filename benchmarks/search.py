@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _results import processor
 
 from zsbir.search.stores import STORES
 from zsbir.search.web.measures import resident
@@ -171,14 +172,12 @@ def main() -> None:
         return
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{args.name}.json"
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
     report = {
         "command": f"python benchmarks/search.py --count {args.count} --dim {args.dim} "
         f"--stores {' '.join(args.stores)}",
         "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
-        "cpu": cpu,
+        "cpu": processor(),
         "busy_when_started": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {part: version(part) for part in ("numpy", "torch", "faiss-cpu", "starlette", "uvicorn")},

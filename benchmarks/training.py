@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 
 import timm
 import torch
+from _results import processor
 
 import zsbir
 from zsbir.data.batches import to_batch
@@ -267,12 +267,6 @@ def _line(name: str, values: dict[str, float], memory: str) -> str:
     return f"| {name} | {values['images_per_s']:.0f} | {ratio} | {waiting} | {memory} |"
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
@@ -299,7 +293,7 @@ def main() -> None:
             "methods": {name: methods[name] for name in METHODS if name in methods},
             "size": args.size, "batch": args.batch, "workers": args.workers, "gpu": gpu,
             "command": command,
-            "cpu": cpu_name(), "cores": os.cpu_count(),
+            "cpu": processor(), "cores": os.cpu_count(),
             "versions": f"torch {torch.__version__}, timm {timm.__version__}",
             "date": datetime.now(UTC).date().isoformat(),
             "note": "Other jobs of low priority ran on the same two cores: ratios are from turns in one run, seconds "

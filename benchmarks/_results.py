@@ -1,4 +1,4 @@
-"""What the masker and PuXIM benchmarks share: machine description and result files."""
+"""What the benchmarks share: the description of the machine, and result files."""
 
 from __future__ import annotations
 
@@ -9,37 +9,33 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import open_clip
-import timm
 import torch
 
-import zsbir
-
 RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("zsbir", "torch", "timm", "open_clip_torch", "numpy", "scipy", "scikit-learn")
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
 
 
 def machine() -> dict[str, Any]:
-    """Return cores, processor and library versions; no names of hosts or folders."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    ) if Path("/proc/cpuinfo").exists() else platform.processor()  # fmt: skip
+    """Return cores, processor, load and library versions; no names of hosts or folders."""
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "load_at_end": round(os.getloadavg()[0], 1),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: GPU figures not measured",
         "python": platform.python_version(),
-        "versions": {
-            "zsbir": zsbir.__version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "open_clip": open_clip.__version__,
-        },
+        "versions": {name: version(name) for name in LIBRARIES},
     }
 
 
@@ -55,13 +51,13 @@ def write(name: str, values: Mapping[str, Any], text: str) -> None:
     words = ["FOLDER" if "/" in word else word for word in sys.argv[1:]]
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    record = {"command": command, "date": date, "machine": machine(), **values}
+    m = machine()
+    record = {"command": command, "date": date, "machine": m, **values}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    m = record["machine"]
+    used = ", ".join(f"{name} {m['versions'][name]}" for name in LIBRARIES[1:])
     foot = (
         f"\n{date}, `{command}`; {m['cores']} cores ({m['cpu']}), {m['torch_threads']} threads, load "
-        f"{m['load_at_end']} at the end (the machine was shared), GPU: {m['gpu']}; torch {m['versions']['torch']}, "
-        f"timm {m['versions']['timm']}, open_clip {m['versions']['open_clip']}.\n"
+        f"{m['load_at_end']} at the end (shared machine), GPU: {m['gpu']}; {used}.\n"
     )
     (RESULTS / f"{name}.md").write_text(text + foot, encoding="utf-8")
     print(text + foot)
