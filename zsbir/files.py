@@ -7,10 +7,13 @@ import importlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from zsbir.errors import ZsbirError
 
@@ -23,6 +26,32 @@ def write_json(file: Path, value: Any) -> None:
     part = file.with_name(file.name + NEW)
     part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(file)
+
+
+def unique(name: str) -> str:
+    """Return a name that no other process uses, on this machine or another."""
+    return f"{name}-{socket.gethostname()}-{os.getpid()}".replace(".", "_")
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a name of its own, sync it and rename it: no process ever sees half of it.
+
+    Args:
+        file: Where it goes; its folder is made.
+        write: Gets the path to write.
+
+    Raises:
+        ZsbirError: If it cannot be written; what was there is intact.
+    """
+    part = file.with_name(f".{unique(file.name)}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        _sync(part)
+        part.replace(file)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise ZsbirError(f"{file} cannot be written ({error}): make room and run the same command again") from None
 
 
 def read_json(file: Path) -> Any:

@@ -117,7 +117,6 @@ def test_missing_and_unknown_trackers_are_named(shapes, small_dann, monkeypatch)
 
 
 def test_tracker_gets_what_the_log_gets(shapes, small_dann, recipe, tmp_path):
-    pytest.importorskip("tensorboard", reason="the extra 'track' is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out = tmp_path / "run"

@@ -2,11 +2,10 @@ import threading
 import time
 
 import pytest
+import uvicorn
+from playwright import sync_api as playwright
 
 from tests.search.pictures import picture
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-uvicorn = pytest.importorskip("uvicorn")
 
 pytestmark = pytest.mark.browser
 
@@ -39,7 +38,7 @@ def address(index):
 def page(address):
     found = browser_path()
     if found is None:
-        pytest.skip("no Chromium is installed")
+        pytest.skip("no Chromium is installed: pip cannot bring a browser; CI installs one with apt")
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 844})

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from starlette import testclient
 
 from tests.search.pictures import picture
 from zsbir.search.index import Index
 from zsbir.search.uploads import Limits
 from zsbir.search.web.app import create_app
 from zsbir.search.web.guard import Rate, Settings
-
-testclient = pytest.importorskip("starlette.testclient")
 
 
 def client(index, limits=None, base="http://127.0.0.1", **more):
@@ -257,7 +256,8 @@ def test_fuzz_bodies(web, kind, body, query):
 
 
 def test_api_keeps_its_description(index):
-    schemathesis = pytest.importorskip("schemathesis")
+    import schemathesis
+
     app = create_app(index, Settings(rate=1e6, burst=10**6, hosts=()))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 

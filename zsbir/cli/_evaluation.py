@@ -113,6 +113,7 @@ def run_folder(path: Path) -> Path:
 def _saved_subject(path: Path, work: Work, choose: Callable[[Paths], Sequence[int]] | None) -> Subject:
     import numpy as np
 
+    from zsbir.engine.devices import choose_device
     from zsbir.evaluation.embeddings import load_pair
     from zsbir.evaluation.scoring import take
 
@@ -122,7 +123,7 @@ def _saved_subject(path: Path, work: Work, choose: Callable[[Paths], Sequence[in
     folder = path if path.is_dir() else path.with_suffix("")
     matcher = gallery.meta.get("matcher", "cosine")
     notes, openers = _embedding_notes(gallery.meta), _saved_openers(queries, gallery)
-    return Subject(folder, *_on(device_for(work.device), queries, gallery), matcher, notes, openers)
+    return Subject(folder, *_on(choose_device(work.device), queries, gallery), matcher, notes, openers)
 
 
 def _saved_openers(queries: Embeddings, gallery: Embeddings) -> Openers | None:
@@ -184,11 +185,12 @@ def embed_shares(
     method: Method, dataset: Dataset, split: Split, work: Work, tokens: bool = False
 ) -> tuple[Embeddings, Embeddings]:
     """Embed a split, each process its share; return all sketches and photos, the photos on the device."""
+    from zsbir.engine.devices import choose_device
     from zsbir.engine.embedding import embed_split
     from zsbir.evaluation.distributed import gather_embeddings, own_share
     from zsbir.types import Split as Share
 
-    device = device_for(work.device)
+    device = choose_device(work.device)
     sketches, photos = (records.where(own_share(len(records))) for records in (split.sketches, split.photos))
     queries, gallery = embed_split(
         method,
@@ -242,12 +244,3 @@ def _run_notes(run: Mapping[str, Any], dataset: Dataset, method: Method, part: P
 def _embedding_notes(meta: Mapping[str, Any]) -> tuple[str, ...]:
     manifest = meta.get("manifest")
     return (f"dataset manifest {manifest}",) if manifest else ()
-
-
-def device_for(device: str) -> str:
-    import torch
-
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise ZsbirError("CUDA was asked for, and there is none here: use --device cpu")
-    return "cuda" if there and device != "cpu" else "cpu"

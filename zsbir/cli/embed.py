@@ -56,8 +56,9 @@ def embed(
 
     import torch
 
+    from zsbir.engine.devices import choose_device
     from zsbir.engine.shards import Parts, Share
-    from zsbir.search.model import choose_device, find_model, fingerprint
+    from zsbir.search.model import find_model, fingerprint
 
     share = Share.here(shard)
     where = choose_device(device)

@@ -34,8 +34,8 @@ def index(
         workers: Threads that decode images.
     """
     from zsbir.cli._options import assignments
+    from zsbir.engine.devices import choose_device
     from zsbir.search.index import Index
-    from zsbir.search.model import choose_device
 
     where = choose_device(device)
     if (out / "index.json").is_file():

@@ -44,9 +44,9 @@ def search(
     from PIL import Image
 
     from zsbir.cli._options import assignments
+    from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
     from zsbir.search.index import Hit, Index
-    from zsbir.search.model import choose_device
     from zsbir.search.query import open_query
 
     if not sketches and text is None:

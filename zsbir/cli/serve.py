@@ -34,8 +34,8 @@ def serve(
     """
     import os
 
+    from zsbir.engine.devices import choose_device
     from zsbir.search.index import Index
-    from zsbir.search.model import choose_device
     from zsbir.search.uploads import Limits
     from zsbir.search.web.serve import serve as run
     from zsbir.search.web.serve import settings_for

@@ -17,6 +17,17 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16", "fp16"]
 
 
+def choose_device(name: str) -> str:
+    """Return ``"cuda"`` or ``"cpu"`` for one of these or ``"auto"``.
+
+    Raises:
+        ZsbirError: If CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ZsbirError("CUDA was asked for, and there is none here: use --device cpu, or install torch for CUDA")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def make_accelerator(
     method: Method, device: Device, precision: Precision, accumulate: int, track: Sequence[str], out: Path | None
 ) -> Accelerator:
@@ -33,9 +44,7 @@ def make_accelerator(
     Raises:
         ZsbirError: For CUDA where there is none, fp16 on a CPU, or a tracker that cannot be had.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ZsbirError("CUDA was asked for, and there is none here: use --device cpu, or install torch for CUDA")
-    cpu = device == "cpu" or not torch.cuda.is_available()
+    cpu = choose_device(device) == "cpu"
     if precision == "fp16" and cpu:
         raise ZsbirError("fp16 needs CUDA: on a CPU use --precision no or bf16")
     check_trackers(track)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +24,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zsbir.data.base import Dataset
-from zsbir.engine.embedding import embed_files
+from zsbir.engine.embedding import embed_files, model_meta
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.embeddings import save_embeddings
-from zsbir.files import read_json
+from zsbir.files import read_json, unique, write_whole
 from zsbir.methods.base import Method
 from zsbir.types import Domain, Embeddings, Labels, Paths
 
@@ -127,7 +126,7 @@ class Parts:
         }  # fmt: skip
         file = self.folder / "job.json"
         if not file.is_file():
-            _whole(file, lambda part: part.write_text(json.dumps(about, indent=1)))
+            write_whole(file, lambda part: part.write_text(json.dumps(about, indent=1)))
         held = read_json(file)
         for key, value in about.items():
             if held.get(key) != value:
@@ -168,9 +167,9 @@ class Parts:
         tensors = {"vectors": found.vectors, "rows": torch.tensor(kept, dtype=torch.int64)}
         skipped = [[self.job.paths[rows[place]], reason] for place, reason in sorted(broken.items())]
         stem = self.folder / f"{number:06d}"
-        _whole(stem.with_suffix(".safetensors"), lambda part: save_file(tensors, part))
+        write_whole(stem.with_suffix(".safetensors"), lambda part: save_file(tensors, part))
         text = json.dumps({"first": rows.start, "images": len(rows), "skipped": skipped}, ensure_ascii=False)
-        _whole(stem.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
+        write_whole(stem.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
 
     def merge(self, method: Method) -> Embeddings:
         """Put the blocks together into ``OUT/NAME.safetensors`` and ``OUT/NAME.json``.
@@ -197,33 +196,12 @@ class Parts:
             raise ZsbirError(f"none of the {len(self.job.files)} images can be read; the first: {skipped[0][1]}")
         kept = torch.cat(rows).numpy()
         labels = np.full(len(kept), -1, dtype=np.int64) if self.job.labels is None else self.job.labels[kept]
-        meta = {
-            "method": getattr(method, "spec", None), "matcher": method.matcher, "image_size": method.image_size,
-            **self.job.meta, "skipped": skipped,
-        }  # fmt: skip
+        meta = {**model_meta(method), **self.job.meta, "skipped": skipped}
         merged = Embeddings(
             torch.cat(vectors), labels, self.job.classes, self.job.paths.take(kept), self.job.domain, meta=meta
         )
         name = self.out / self.job.name
-        draft = save_embeddings(merged, self.out / f".{_unique(self.job.name)}.draft")
+        draft = save_embeddings(merged, self.out / f".{unique(self.job.name)}.draft")
         draft.replace(name.with_suffix(".safetensors"))
         draft.with_suffix(".json").replace(name.with_suffix(".json"))
         return merged
-
-
-def _unique(name: str) -> str:
-    return f"{name}-{socket.gethostname()}-{os.getpid()}".replace(".", "_")
-
-
-def _whole(file: Path, write: Any) -> None:
-    """Write a file under another name, sync it and rename it: no process ever sees half of it."""
-    part = file.with_name(f".{_unique(file.name)}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        with part.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        part.replace(file)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise ZsbirError(f"{file} cannot be written ({error}): make room and run the same command again") from None

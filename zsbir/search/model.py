@@ -59,17 +59,6 @@ def find_model(name: str | Path | None = None, device: str = "cpu") -> Method:
     return method.to(device).eval()
 
 
-def choose_device(name: str) -> str:
-    """Return ``"cuda"`` or ``"cpu"`` for one of these or ``"auto"``.
-
-    Raises:
-        ZsbirError: If CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ZsbirError("CUDA was asked for, and there is none here: use --device cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def fingerprint(method: Method) -> str:
     """Return a digest of what decides a model's vectors: its weights, its preparation and its registry name."""
     found = hashlib.blake2b(digest_size=16)
