@@ -72,8 +72,8 @@ def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: flo
 
 def cosine_triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.2) -> Tensor:
     """Return the mean of ``max(0, cos(a, n) − cos(a, p) + margin)`` over rows of three (B, D) tensors."""
-    a = anchor.float()
-    gap = F.cosine_similarity(a, negative.float()) - F.cosine_similarity(a, positive.float())
+    a = _full(anchor)
+    gap = F.cosine_similarity(a, _full(negative)) - F.cosine_similarity(a, _full(positive))
     return F.relu(gap + margin).mean()
 
 
@@ -127,21 +127,19 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = N
     return (rows * given).sum() / given.sum().clamp(min=torch.finfo(rows.dtype).tiny)
 
 
-def reconstruction_loss(tokens: Tensor, keep: Tensor, detach: bool = False) -> Tensor:
+def reconstruction_loss(tokens: Tensor, keep: Tensor) -> Tensor:
     """Return the mean squared difference of tokens and masked tokens.
 
     Args:
         tokens: (B, N, D) float, patch tokens of photos.
         keep: (B, N) bool, True = keep.
-        detach: Give the target ``tokens·mask`` no gradient. For masks of 0 and 1 this changes neither the value nor
-            the gradient: where the mask is 1 the difference is 0, where it is 0 the target is constant.
 
     Returns:
-        A scalar, at least 0; 0 if all is kept. Its gradient shrinks the masked tokens.
+        A scalar, at least 0; 0 if all is kept. Its gradient shrinks the masked tokens, and is the same whether or not
+        it flows through the masked tokens: where the mask is 1 the difference is 0, where it is 0 they are constant.
     """
-    tokens = tokens.float()
-    target = tokens * keep.unsqueeze(2)
-    return F.mse_loss(tokens, target.detach() if detach else target)
+    tokens = _full(tokens)
+    return F.mse_loss(tokens, tokens * keep.unsqueeze(2))
 
 
 def _full(x: Tensor) -> Tensor:

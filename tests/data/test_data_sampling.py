@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsbir.data.sampling import ByClass, balanced_plan, mixed_plan, triplet_plan
+from zsbir.data.sampling import ByClass, mixed_plan, triplet_plan
 from zsbir.errors import ZsbirError
 from zsbir.types import Paths, Records, Split
 
@@ -70,13 +70,39 @@ def test_mixed_batches_have_their_shares_and_end_with_the_shorter_domain():
     assert len(np.unique(plan.photo)) == 120
 
 
-def test_balanced_batches():
-    split = split_of([3, 4, 5], [2, 2, 2])
-    plan = balanced_plan(split, classes=2, per_class=3, seed=0, epoch=0, steps=5)
-    for step in range(5):
-        labels = split.sketches.labels[plan.sketch[step]]
-        assert sorted(np.bincount(labels)[np.unique(labels)].tolist()) == [3, 3]
-        assert np.array_equal(labels, split.photos.labels[plan.photo[step]])
+def test_mixed_batches_are_drawn_anew_each_epoch():
+    split = split_of([30, 30], [50, 90])
+    first, again, other = (mixed_plan(split, 9, 1 / 3, seed=0, epoch=epoch) for epoch in (0, 0, 1))
+    for domain in ("sketch", "photo"):
+        assert np.array_equal(getattr(first, domain), getattr(again, domain))
+        assert not np.array_equal(getattr(first, domain), getattr(other, domain))
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(9, 1), (26, 2), (27, 3), (900, 100), (3, 1)])
+def test_mixed_epochs_have_as_many_images_as_asked_for(samples, steps):
+    plan = mixed_plan(split_of([30, 30], [50, 90]), 9, 1 / 3, seed=0, epoch=0, samples=samples)
+    assert plan.sketch.shape == (steps, 3)
+    assert plan.photo.shape == (steps, 6)
+    # More than there are: whole rounds, so that no image comes twice before each came once.
+    for drawn, size in ((plan.sketch, 60), (plan.photo, 140)):
+        counts = np.bincount(drawn.ravel(), minlength=size)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_anchors_by_class_are_even_over_the_classes():
+    counts = [50, 100, 400, 1000, 10, 2]
+    split = split_of([*counts, 0], [3] * 7)  # the last class has photos alone: it is nobody's anchor
+    shares = {}
+    for anchor in ("class", "sketch"):
+        plan = triplet_plan(split, 2, seed=0, epoch=0, samples=12000, anchor=anchor)
+        labels = split.sketches.labels[plan.sketch]
+        assert (split.photos.labels[plan.photo] == labels).all()
+        assert (split.photos.labels[plan.negative] != labels).all()
+        shares[anchor] = np.bincount(labels.ravel()) / 12000
+        within = np.bincount(plan.sketch[labels == 5], minlength=len(split.sketches))
+        assert within[split.sketches.labels == 5] == pytest.approx([within.sum() / 2] * 2, rel=0.15)
+    assert shares["class"] == pytest.approx([1 / 6] * 6, abs=0.015)
+    assert shares["sketch"] == pytest.approx(np.array(counts) / 1562, abs=0.01)
 
 
 def test_impossible_plans_are_refused():

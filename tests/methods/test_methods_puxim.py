@@ -83,7 +83,7 @@ def test_open_clip_backbone():
     assert set(method(batch_of(2, 48))) == {"triplet", "reconstruction", "interaction"}
 
 
-def test_reconstruction_equals_the_formula_and_detach_changes_nothing():
+def test_reconstruction_equals_the_formula():
     tokens = torch.randn(3, 5, 4, dtype=torch.float32, requires_grad=True)
     keep = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]], dtype=torch.bool)
     loss = reconstruction_loss(tokens, keep)
@@ -96,9 +96,6 @@ def test_reconstruction_equals_the_formula_and_detach_changes_nothing():
     torch.testing.assert_close(loss, slow)
     gradient = torch.autograd.grad(loss, tokens)[0]
     torch.testing.assert_close(gradient, 2 * tokens.detach() * ~keep.unsqueeze(2) / 60)
-    detached = reconstruction_loss(tokens, keep, detach=True)
-    assert torch.equal(detached, loss)
-    torch.testing.assert_close(torch.autograd.grad(detached, tokens)[0], gradient)
 
 
 def test_cosine_triplet_equals_the_formula():

@@ -7,12 +7,16 @@ run that was stopped goes on with exactly the step it would have done next.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from zsbir.errors import ZsbirError
 from zsbir.types import Labels, Split
+
+Anchor = Literal["sketch", "class"]
+"""What is drawn evenly to be a triplet's anchor: sketches, or classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,7 @@ def triplet_plan(
     epoch: int,
     samples: int | None = None,
     negative_weights: npt.NDArray[np.floating] | None = None,
+    anchor: Anchor = "sketch",
 ) -> Plan:
     """Draw an epoch of (sketch anchor, photo of its class, photo of another class).
 
@@ -82,6 +87,8 @@ def triplet_plan(
         samples: Triplets an epoch; None: every sketch once. More than there are sketches: sketches repeat.
         negative_weights: (C, C) weights for the negative class (row: class of the anchor; the diagonal is ignored),
             or None for uniform.
+        anchor: ``"sketch"``: every sketch as often as any other, so large classes come more often; ``"class"``: a
+            class first, all alike, then one of its sketches.
 
     Returns:
         A plan with ``negative``.
@@ -93,9 +100,14 @@ def triplet_plan(
     count = len(split.classes)
     if count < 2:
         raise ZsbirError(f"triplets need at least 2 classes; the training part has {count}")
-    anchors = _cycle(len(split.sketches), samples, rng)
-    steps = _steps(len(anchors), batch_size, "sketches")
-    anchors = anchors[: steps * batch_size].reshape(steps, batch_size)
+    wanted = len(split.sketches) if samples is None else samples
+    steps = _steps(wanted, batch_size, "sketches")
+    if anchor == "class":
+        drawable = np.unique(split.sketches.labels)
+        drawn = drawable[rng.integers(len(drawable), size=(steps, batch_size))]
+        anchors = ByClass(split.sketches.labels, count).draw(drawn, rng)
+    else:
+        anchors = _cycle(len(split.sketches), wanted, rng)[: steps * batch_size].reshape(steps, batch_size)
     photos = ByClass(split.photos.labels, count)
     label = split.sketches.labels[anchors]
     return Plan(anchors, photos.draw(label, rng), photos.draw(_other_class(label, count, negative_weights, rng), rng))
@@ -131,36 +143,8 @@ def mixed_plan(
     )
 
 
-def balanced_plan(split: Split, classes: int, per_class: int, seed: int, epoch: int, steps: int) -> Plan:
-    """Draw class-balanced batches: `classes` classes, and `per_class` sketches and photos of each.
-
-    Args:
-        split: What to draw from.
-        classes: Classes a step, drawn without repetition.
-        per_class: Sketches, and photos, of each.
-        seed: The run's seed.
-        epoch: From 0.
-        steps: Steps an epoch.
-
-    Returns:
-        A plan whose sketch and photo columns have the same classes.
-
-    Raises:
-        ZsbirError: If there are fewer classes than asked for.
-    """
-    rng = np.random.default_rng([seed, epoch, 3])
-    count = len(split.classes)
-    if classes > count:
-        raise ZsbirError(f"a batch of {classes} classes cannot be drawn from {count} seen classes")
-    chosen = np.stack([rng.permutation(count)[:classes] for _ in range(steps)]).repeat(per_class, axis=1)
-    return Plan(
-        ByClass(split.sketches.labels, count).draw(chosen, rng), ByClass(split.photos.labels, count).draw(chosen, rng)
-    )
-
-
-def _cycle(size: int, wanted: int | None, rng: np.random.Generator) -> Labels:
-    """Return `wanted` of ``range(size)``: whole shuffles one after the other; None: one shuffle."""
-    wanted = size if wanted is None else wanted
+def _cycle(size: int, wanted: int, rng: np.random.Generator) -> Labels:
+    """Return `wanted` of ``range(size)``: whole shuffles one after the other."""
     rounds = -(-wanted // size) if size else 0
     drawn = [rng.permutation(size) for _ in range(rounds)]
     return np.concatenate(drawn)[:wanted] if drawn else np.zeros(0, dtype=np.int64)

@@ -59,7 +59,7 @@ def make_loader(
         if recipe.sampling == "mixed":
             whole = mixed_plan(split, size, recipe.sketch_share, seed, epoch, recipe.samples_per_epoch)
         else:
-            whole = triplet_plan(split, size, seed, epoch, recipe.samples_per_epoch, table)
+            whole = triplet_plan(split, size, seed, epoch, recipe.samples_per_epoch, table, recipe.anchor)
         return whole.share(rank, world)
 
     source = ImageSource(dataset, method.image_size, recipe.sketch_prepare, recipe.photo_prepare)

@@ -23,6 +23,7 @@ class Recipe:
         batch_size: Rows (triplets, or images for ``sampling="mixed"``) a step and process.
         samples_per_epoch: Rows an epoch; None: every sketch once (triplets) or the shorter domain once (mixed).
         sampling: ``"triplet"`` (sketch anchor, positive photo, negative photo) or ``"mixed"`` (both domains at once).
+        anchor: What triplets draw evenly: ``"sketch"`` or ``"class"``, see `zsbir.data.sampling.triplet_plan`.
         sketch_share: Share of sketches in a mixed batch, in (0, 1).
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
         lr: Learning rate at the start.
@@ -51,6 +52,7 @@ class Recipe:
     batch_size: int = 64
     samples_per_epoch: int | None = None
     sampling: Literal["triplet", "mixed"] = "triplet"
+    anchor: Literal["sketch", "class"] = "sketch"
     sketch_share: float = 1 / 3
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-4

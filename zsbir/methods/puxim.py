@@ -64,7 +64,6 @@ class PuXIM(Method):
         margin: Another margin.
         reconstruction: Weight of L_rec; 0: without it.
         interaction: Weight of L_int; 0: without it, and without the decoder.
-        detach: No gradient through the target of L_rec; see `reconstruction_loss`.
         layers: Layers of the interaction decoder.
         heads: Its attention heads.
         hidden: Its feed-forward width.
@@ -74,6 +73,7 @@ class PuXIM(Method):
         epochs=50,
         batch_size=32,
         samples_per_epoch=5000,
+        anchor="class",
         optimizer="adam",
         lr=1e-5,
         weight_decay=1e-3,
@@ -94,7 +94,6 @@ class PuXIM(Method):
         margin: float | None = None,
         reconstruction: float = 0.05,
         interaction: float = 0.1,
-        detach: bool = False,
         layers: int = 4,
         heads: int = 4,
         hidden: int = 1024,
@@ -112,7 +111,7 @@ class PuXIM(Method):
         elif clip_weights is not None:
             raise ZsbirError("clip_weights has no effect on a ready masker: give it its weights, or name it instead")
         self.masker = MASKERS.build(masker)
-        self.match, self.margin, self.detach = match, margin, detach
+        self.match, self.margin = match, margin
         self.weight_rec, self.weight_int = reconstruction if match == "mask" else 0.0, interaction
         self.interaction = InteractionDecoder(self._token_width(), layers, heads, hidden) if interaction else None
 
@@ -138,7 +137,7 @@ class PuXIM(Method):
             raise ZsbirError("puxim needs a backbone with patch tokens")
         if masked:
             keep = self._keep(batch, features)
-            terms["reconstruction"] = self.weight_rec * reconstruction_loss(tokens[len(sketch) :], keep, self.detach)
+            terms["reconstruction"] = self.weight_rec * reconstruction_loss(tokens[len(sketch) :], keep)
             self.logged["kept"] = keep.float().mean()
         if self.interaction is not None:
             terms["interaction"] = self.weight_int * self._interact(tokens)
