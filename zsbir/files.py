@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,36 @@ def write_json(file: Path, value: Any) -> None:
     part = file.with_name(file.name + NEW)
     part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(file)
+
+
+def stamp(file: str | Path) -> tuple[int, int]:
+    """Return a file's size in bytes and its time of change in ns, kept within 64 bits as databases want it.
+
+    Raises:
+        OSError: If there is no such file, or no file can have that name.
+    """
+    try:
+        found = os.stat(file)  # noqa: PTH116 (called for every image)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error)) from None
+    return found.st_size, max(-(2**63), min(found.st_mtime_ns, 2**63 - 1))
+
+
+def open_regular(file: str | Path) -> BufferedReader:
+    """Open a regular file for reading; a pipe or a device neither blocks nor is read.
+
+    Raises:
+        OSError: If it is not there, cannot be read or is no regular file.
+    """
+    try:
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error)) from None
+    stream = os.fdopen(handle, "rb")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return stream
 
 
 def unique(name: str) -> str:

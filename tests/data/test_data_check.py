@@ -44,12 +44,12 @@ def test_every_kind_of_problem(pets, workers, monkeypatch):
     data = DATASETS.build("folder", root=pets, unseen="dog")
     report = check_dataset("folder", data, workers=workers, decode=True)
     assert not report.ok
-    assert report.examples["missing files"] == ["photo/cat/link.jpg"]
     assert report.examples["empty files"] == ["photo/cat/empty.jpg"]
     assert report.examples["duplicates between training and test"] == ["photo/cat/p0.jpg = photo/dog/same.jpg"]
     assert report.examples["duplicates between sketch and photo"] == ["sketch/cow/s0.png = photo/cow/drawn.png"]
-    assert "5 undecodable images" in report.errors
-    assert "1 files in the class folders are no images" in report.warnings
+    assert "4 undecodable images" in report.errors
+    assert "2 files are left out (1: it is a link to no regular file, 1: it is no image)" in report.warnings
+    assert report.examples["left out"][0] == f"{photo}/cat/link.jpg: it is a link to no regular file"
 
 
 def test_drawings_are_compared_by_line(pets):

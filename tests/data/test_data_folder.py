@@ -85,7 +85,7 @@ def test_other_files_are_counted(pets):
     (pets / "photo/README").write_text("x")
     (pets / "photo/cat/.hidden.png").write_text("x")
     data = build(pets)
-    assert data.ignored == 2
+    assert data.skipped == [(f"{pets}/photo/{name}", "it is no image") for name in ("README", "cat/notes.txt")]
     assert len(data.train.photos) == 9
 
 
@@ -124,7 +124,7 @@ def broken_only_text(root):
     shutil.rmtree(root / "photo/cow")
     (root / "photo/cow").mkdir()
     (root / "photo/cow/a.txt").write_text("x")
-    return {}, "cow.*1 files there are no images"
+    return {}, "cow.*1 files are left out .1: it is no image"
 
 
 def broken_one_domain(root):

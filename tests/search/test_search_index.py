@@ -11,10 +11,10 @@ from PIL import Image
 
 import zsbir
 from tests.search.pictures import CLIP, picture
+from zsbir.data.scan import photo_files
 from zsbir.errors import ZsbirError
 from zsbir.search.index import Index
 from zsbir.search.model import find_model, fingerprint
-from zsbir.search.scan import photo_files
 
 
 def names(hits):

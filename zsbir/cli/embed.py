@@ -83,11 +83,14 @@ def embed(
 
 
 def _photo_job(photos: Path, domain: Literal["photo", "sketch"]) -> Job:
+    from zsbir.data.scan import Skipped, photo_files
     from zsbir.engine.shards import Job
-    from zsbir.search.scan import photo_files
     from zsbir.types import Paths
 
-    files = Paths(photo_files(photos))
+    left_out: Skipped = []
+    files = Paths(photo_files(photos, left_out))
+    for path, reason in left_out:
+        print(f"skipped {path}: {reason}")
     if not len(files):
         raise ZsbirError(f"there are no images in {photos}")
     return Job("gallery" if domain == "photo" else "queries", domain, files, files)

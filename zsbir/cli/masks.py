@@ -78,7 +78,7 @@ def masks(
 
 
 def _photos(where: Path, limit: int) -> list[Path]:
-    from zsbir.data.scan import is_image
+    from zsbir.data.formats import kind_of
 
     if limit < 1:
         raise ZsbirError(f"--limit {limit} must be at least 1")
@@ -86,7 +86,7 @@ def _photos(where: Path, limit: int) -> list[Path]:
         return [where]
     if not where.is_dir():
         raise ZsbirError(f"there is no photo or folder {where}")
-    found = sorted(file for file in where.rglob("*") if file.is_file() and is_image(file.name))
+    found = sorted(file for file in where.rglob("*") if file.is_file() and kind_of(file.name) in ("image", "svg"))
     if not found:
         raise ZsbirError(f"the folder {where} holds no images")
     step = max(len(found) / limit, 1.0)

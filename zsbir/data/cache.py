@@ -21,9 +21,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from zsbir.data.content import record_bytes
+from zsbir.data.formats import split_record
 from zsbir.data.images import Preparation, load_image, prepare
 from zsbir.errors import ZsbirError
-from zsbir.files import locked
+from zsbir.files import locked, stamp
 
 Pixels = npt.NDArray[np.uint8]
 Key = tuple[int, int]
@@ -100,12 +101,11 @@ class ImageCache:
         return self._make(record, path, size, changed)
 
     def _identity(self, record: str) -> tuple[Key, int, int]:
-        file = record.rpartition("#")[0] if ".ndjson#" in record else record
         try:
-            stat = os.stat(file)  # noqa: PTH116 (a call for every image of every epoch)
+            size, changed = stamp(split_record(record)[0])
         except OSError:
             raise ZsbirError(f"there is no image file {record}") from None
-        return _key(os.path.abspath(record).encode("utf-8", "surrogateescape")), stat.st_size, stat.st_mtime_ns  # noqa: PTH100
+        return _key(os.path.abspath(record).encode("utf-8", "surrogateescape")), size, changed  # noqa: PTH100
 
     def _read(self, slot: int) -> Pixels | None:
         """Return a square, or None if it is not there or, looked at the first time by this object, is damaged."""

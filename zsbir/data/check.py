@@ -15,6 +15,7 @@ import numpy.typing as npt
 from zsbir.data.base import CHANGED, Dataset
 from zsbir.data.content import MISSING, fingerprints, in_chunks, record_bytes, sizes, undecodable
 from zsbir.data.published import Reading, published
+from zsbir.data.scan import Skipped, describe_skipped
 from zsbir.types import Paths, Records, Split
 
 SHOWN = 20
@@ -96,8 +97,7 @@ def check_reading(name: str, root: Path, reading: Reading, **options: Any) -> Ch
         report.errors.append(f"{len(reading.missing)} classes without images: {_some(reading.missing)}")
     if reading.extra:
         report.warnings.append(f"{len(reading.extra)} folders of no class of {name}: {_some(reading.extra)}")
-    if reading.ignored:
-        report.warnings.append(f"{reading.ignored:,} files in the class folders are no images")
+    _skipped(report, reading.skipped)
     report.warnings += reading.problems
     overlap = set(reading.seen.classes) & set(reading.unseen.classes)
     if overlap:
@@ -113,9 +113,7 @@ def check_dataset(name: str, dataset: Dataset, **options: Any) -> CheckReport:
         if split.classes:
             for domain in ("sketch", "photo"):
                 _count(report, part, domain, split, None)
-    ignored = getattr(dataset, "ignored", 0)
-    if ignored:
-        report.warnings.append(f"{ignored:,} files in the class folders are no images")
+    _skipped(report, getattr(dataset, "skipped", []))
     report.warnings += dataset.notes
     with warnings.catch_warnings(action="ignore"):
         if dataset.changed_since_split:
@@ -216,6 +214,12 @@ def _problem(report: CheckReport, kind: str, found: list[str]) -> None:
     if found:
         report.errors.append(f"{len(found):,} {kind}")
         report.examples[kind] = found[:SHOWN]
+
+
+def _skipped(report: CheckReport, found: Skipped) -> None:
+    if found:
+        report.warnings.append(describe_skipped(found))
+        report.examples["left out"] = [f"{path}: {reason}" for path, reason in found[:SHOWN]]
 
 
 def _count(report: CheckReport, part: str, domain: str, split: Split, expected: int | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,8 +12,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from zsbir.data.formats import kind_of
 from zsbir.data.strokes import drawing_bytes, drawing_size
 from zsbir.errors import ZsbirError
+from zsbir.files import open_regular, stamp
 from zsbir.types import Paths
 
 R = TypeVar("R")
@@ -25,9 +26,9 @@ MISSING = -1
 def record_size(record: str) -> int:
     """Return a record's size in bytes (a QuickDraw drawing: its line's), or -1 where it cannot be found."""
     try:
-        if ".ndjson#" in record:
+        if kind_of(record) == "ndjson":
             return drawing_size(record)
-        return os.stat(record).st_size  # noqa: PTH116 (called 150,000 times)
+        return stamp(record)[0]
     except (OSError, ValueError, IndexError, ZsbirError):
         return MISSING
 
@@ -39,9 +40,9 @@ def record_bytes(record: str) -> bytes:
         ZsbirError: If it cannot be read.
     """
     try:
-        if ".ndjson#" in record:
+        if kind_of(record) == "ndjson":
             return drawing_bytes(record)
-        with open(record, "rb") as stream:
+        with open_regular(record) as stream:
             return stream.read()
     except (OSError, ValueError, IndexError) as error:
         raise ZsbirError(f"cannot read {record}: {error}") from None

@@ -12,7 +12,16 @@ from PIL import Image
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
 from zsbir.data.manifest import read_manifest
-from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, find_domain, records_of, scan_classes
+from zsbir.data.scan import (
+    PHOTO_FOLDERS,
+    SKETCH_FOLDERS,
+    Found,
+    Skipped,
+    describe_skipped,
+    find_domain,
+    records_of,
+    scan_classes,
+)
 from zsbir.data.strokes import StrokeStyle, open_image
 from zsbir.errors import ZsbirError
 from zsbir.names import canonical
@@ -45,7 +54,7 @@ class FolderDataset(Dataset):
             unseen class that does not exist, no seen class left.
 
     Attributes:
-        ignored: How many files in the class folders are no images.
+        skipped: Files that were left out, each with the reason.
     """
 
     def __init__(
@@ -62,7 +71,7 @@ class FolderDataset(Dataset):
         self._style = StrokeStyle(stroke_size, line_width)
         self.variant = "" if self._style == StrokeStyle() else repr(self._style)
         root = existing_folder(root)
-        self.ignored = 0
+        self.skipped: Skipped = []
         if split is not None:
             if unseen or validation or seed or hold_out:
                 raise ZsbirError(
@@ -71,7 +80,7 @@ class FolderDataset(Dataset):
             super().__init__(**read_manifest(split, root).parts())
             return
         sketches, photos = find_pair(root)
-        self.ignored = sketches.ignored + photos.ignored
+        self.skipped = sketches.skipped + photos.skipped
         names = paired_classes(root, sketches, photos)
         chosen = choose_unseen(root, names, unseen, seed)
         if len(chosen) >= len(names):
@@ -131,7 +140,7 @@ def paired_classes(root: Path, sketches: Found, photos: Found) -> tuple[str, ...
     for domain, found in (("sketch", sketches), ("photo", photos)):
         empty = [name for name, paths in found.classes.items() if not len(paths)]
         if empty:
-            extra = f"; {found.ignored} files there are no images" if found.ignored else ""
+            extra = f"; {describe_skipped(found.skipped)}" if found.skipped else ""
             raise ZsbirError(f"no image in the {domain} folder of {', '.join(empty)} under {root}{extra}")
     own = {canonical(name): name for name in photos.classes}
     merged: dict[str, list[Paths]] = {}

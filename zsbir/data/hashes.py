@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from zsbir.data.formats import split_record
+from zsbir.files import open_regular, stamp
 from zsbir.types import Paths
 
 BYTES = 16
@@ -46,7 +48,7 @@ def content_hash(root: Path, records: Iterable[str]) -> str:
         records: File names; of ``file.ndjson#17`` the whole file counts. One that is no file, or cannot be read,
             enters with its name alone.
     """
-    names = sorted({name.rpartition("#")[0] if ".ndjson#" in name else name for name in records})
+    names = sorted({split_record(name)[0] for name in records})
     digests = _digests(root, names)
     whole = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):
@@ -81,16 +83,15 @@ def _digests(root: Path, names: list[str]) -> Digests:
 
 def _stat(file: str) -> tuple[int, int]:
     try:
-        found = os.stat(file)  # noqa: PTH116 (called 150,000 times)
-    except (OSError, ValueError):
+        return stamp(file)
+    except OSError:
         return -1, -1
-    return found.st_size, found.st_mtime_ns
 
 
 def _digest(file: str) -> bytes:
     whole = hashlib.blake2b(digest_size=BYTES)
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             while block := stream.read(_BLOCK):
                 whole.update(block)
     except OSError:

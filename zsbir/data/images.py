@@ -13,15 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from zsbir.data.formats import decoders, is_drawing
 from zsbir.errors import ZsbirError
+from zsbir.files import open_regular
 
 Preparation = Literal["squash", "crop-pad"]
 """How an image becomes a square: both sides resized (squash), or cropped to its drawing and padded (crop-pad)."""
-
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
-)
-"""Endings of the files that Pillow is asked to decode, in lower case."""
 
 DRAWN_AT_MOST = 300
 """A pixel of a sketch is drawn where R + G + B is at most this (PuXIM's release)."""
@@ -59,12 +56,12 @@ def load_image(path: str | Path) -> Image.Image:
             limit allows; the message names it.
     """
     name = str(path)
-    if name.endswith(".svg") or ".ndjson#" in name:
+    if is_drawing(name):
         from zsbir.data.strokes import load_drawing
 
         return load_drawing(name)
     try:
-        with Image.open(name) as image:
+        with open_regular(name) as file, Image.open(file, formats=decoders()) as image:
             turn = _TURNS.get(_orientation(image))
             rgb = _to_rgb(image)
     except FileNotFoundError:

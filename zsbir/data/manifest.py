@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zsbir.data.formats import split_record
 from zsbir.data.hashes import content_hash
 from zsbir.errors import ZsbirError
 from zsbir.types import Domain, Paths, Records, Split
@@ -163,7 +164,7 @@ def _absent(records: Records) -> list[str]:
     held: dict[str, set[str]] = {}
     absent = []
     for path in records.paths:
-        folder, _, name = path.rpartition("#")[0].rpartition("/") if ".ndjson#" in path else path.rpartition("/")
+        folder, _, name = split_record(path)[0].rpartition("/")
         if ".." in folder.split("/") or folder.startswith("/"):
             raise ZsbirError(f"a split file must not lead out of the dataset's root, but it names {path}")
         if folder not in held:

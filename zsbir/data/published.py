@@ -17,7 +17,7 @@ from zsbir.data.base import Dataset, subset
 from zsbir.data.folder import existing_folder, label_file, make_split
 from zsbir.data.lists import ListFiles, find_lists, read_part
 from zsbir.data.manifest import read_manifest
-from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, find_domain, scan_classes
+from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, Skipped, find_domain, scan_classes
 from zsbir.data.strokes import StrokeStyle, open_image
 from zsbir.errors import ZsbirError
 from zsbir.names import canonical
@@ -38,7 +38,7 @@ class Reading:
         problems: What a report must say: disagreements, classes left out.
         missing: Class folders that are not there, or empty, by part: ``"photo_test: bat"``.
         extra: Class folders that belong to no class of the benchmark.
-        ignored: How many files in the class folders are no images.
+        skipped: Files that were left out, each with the reason.
     """
 
     seen: Split
@@ -47,7 +47,7 @@ class Reading:
     problems: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
-    ignored: int = 0
+    skipped: Skipped = field(default_factory=list)
 
 
 class PublishedDataset(Dataset):
@@ -191,7 +191,7 @@ def _from_folders(root: Path, facts: Mapping[str, Any]) -> Reading:
         make_split(root, train["sketch"], train["photo"], seen),
         make_split(root, test["sketch"], test["photo"], unseen),
         "folders",
-        ignored=sum(found.ignored for found in {id(f): f for f in (*train.values(), *test.values())}.values()),
+        skipped=list(dict.fromkeys(file for found in (*train.values(), *test.values()) for file in found.skipped)),
     )
     for side, classes, found in (("train", seen, train), ("test", unseen, test)):
         for domain in ("sketch", "photo"):
@@ -219,10 +219,10 @@ def _find_classes(root: Path, facts: Mapping[str, Any], domain: Domain, groups: 
     names = {canonical(name): name for name in (*facts["seen"], *facts["unseen"])}
     names |= facts.get("aliases", {})
     merged: dict[str, list[Paths]] = {}
-    ignored = 0
+    skipped: Skipped = []
     for folder in folders:
         found = scan_classes(root, folder)
-        ignored += found.ignored
+        skipped += found.skipped
         for name, paths in found.classes.items():
             merged.setdefault(names.get(canonical(name), name), []).append(paths)
-    return Found({name: Paths.join(parts) for name, parts in merged.items()}, ignored)
+    return Found({name: Paths.join(parts) for name, parts in merged.items()}, skipped)

@@ -1,24 +1,29 @@
-"""Finding image files in class folders: names only, nothing is decoded, no Python object stays per file."""
+"""Find image files: names only, nothing is decoded, no Python object stays per file.
+
+Regular files alone are found. A pipe, a device, a name that is not UTF-8 and a dangling link are left out and listed.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from zsbir.data.images import SUFFIXES
+from zsbir.data.formats import kind_of
 from zsbir.errors import ZsbirError
 from zsbir.types import Paths, Records
-
-DRAWINGS = ".ndjson"
-"""Ending of a QuickDraw file: one drawing a line."""
 
 SKETCH_FOLDERS = ("sketch", "sketches", "drawing", "drawings", "quickdraw")
 PHOTO_FOLDERS = ("photo", "photos", "image", "images", "picture", "pictures", "real")
 """Names of the two domains' folders, in lower case."""
+
+NO_IMAGE = "it is no image"
+Skipped = list[tuple[str, str]]
+"""Files that were left out: the path (as it can be printed) and the reason."""
 
 
 @dataclass
@@ -27,11 +32,18 @@ class Found:
 
     Attributes:
         classes: Class name (the folder's name) to the image paths relative to the root, sorted.
-        ignored: How many files are no images.
+        skipped: The files that were left out.
     """
 
     classes: dict[str, Paths] = field(default_factory=dict)
-    ignored: int = 0
+    skipped: Skipped = field(default_factory=list)
+
+
+def describe_skipped(skipped: Skipped) -> str:
+    """Return one sentence on the files that were left out, such as ``2 files are left out (2: it is no image)``."""
+    reasons = Counter(reason for _, reason in skipped)
+    listed = ", ".join(f"{count:,}: {reason}" for reason, count in reasons.most_common())
+    return f"{len(skipped):,} files are left out ({listed})"
 
 
 def find_domain(root: Path, names: Iterable[str]) -> str | None:
@@ -48,7 +60,7 @@ def find_domain(root: Path, names: Iterable[str]) -> str | None:
 
 
 def scan_classes(root: Path, folder: str) -> Found:
-    """List the images of all class folders in ``root/folder``.
+    """List the images of all class folders in ``root/folder``; links are followed.
 
     A class is a sub-folder, or a QuickDraw file ``<class>.ndjson``. Hidden files and folders are left out.
 
@@ -60,54 +72,124 @@ def scan_classes(root: Path, folder: str) -> Found:
         Every class folder, the empty ones included.
     """
     found = Found()
-    for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
+    for entry in _entries(root / folder, found.skipped):
         relative = f"{folder}/{entry.name}"
-        if entry.name.startswith("."):
-            continue
         if entry.is_dir():
-            paths, ignored = scan_folder(root, relative)
-            found.classes[entry.name] = paths
-            found.ignored += ignored
-        elif entry.name.endswith(DRAWINGS):
-            name = entry.name.removeprefix("full_simplified_").removesuffix(DRAWINGS)
+            found.classes[entry.name] = _scan_folder(root, relative, found.skipped)
+        elif kind_of(entry.name) == "ndjson" and _usable(entry, found.skipped):
+            name = entry.name.rpartition(".")[0].removeprefix("full_simplified_")
             found.classes[name] = Paths(_members(root, relative))
-        else:
-            found.ignored += 1
+        elif kind_of(entry.name) != "ndjson":
+            found.skipped.append((entry.path, NO_IMAGE))
     return found
 
 
-def scan_folder(root: Path, folder: str) -> tuple[Paths, int]:
-    """Return the images in ``root/folder``, relative to `root` and sorted, and the number of other files there."""
+def _scan_folder(root: Path, folder: str, skipped: Skipped) -> Paths:
+    """Return the images in ``root/folder``, relative to `root` and sorted."""
     names: list[str] = []
-    ignored = 0
-    with os.scandir(root / folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if is_image(name) or name.endswith(DRAWINGS):
-                names.append(name)
-            elif not entry.is_dir():
-                ignored += 1
-    names.sort()
-    return Paths(path for name in names for path in _members(root, f"{folder}/{name}")), ignored
-
-
-def is_image(name: str) -> bool:
-    """Tell by its ending whether a file is an image or an SVG drawing."""
-    ending = name[name.rfind(".") :].lower() if "." in name else ""
-    return ending in SUFFIXES or ending == ".svg"
+    for entry in _entries(root / folder, skipped):
+        if kind_of(entry.name) is None:
+            if not entry.is_dir():
+                skipped.append((entry.path, NO_IMAGE))
+        elif _usable(entry, skipped):
+            names.append(entry.name)
+    return Paths(path for name in names for path in _members(root, f"{folder}/{name}"))
 
 
 def _members(root: Path, path: str) -> Iterator[str]:
     """Yield the records of a file: itself, or one for each drawing of a QuickDraw file."""
-    if not path.endswith(DRAWINGS):
+    if kind_of(path) != "ndjson":
         yield path
         return
     from zsbir.data.strokes import count_drawings
 
     for number in range(count_drawings(str(root / path))):
         yield f"{path}#{number}"
+
+
+def photo_files(source: str | Path, skipped: Skipped | None = None, links: bool = False) -> Iterator[str]:
+    """Yield the full paths of the image files of a source, in a fixed order.
+
+    Args:
+        source: A folder (searched at any depth, hidden folders left out), one image, or a text file with a path a
+            line, relative to that file.
+        skipped: Takes the files of a folder that are left out though their names are those of images.
+        links: Follow links that lead out of the folder, and links to folders.
+
+    Raises:
+        ZsbirError: If there is no such file or folder.
+    """
+    source = Path(source).absolute()
+    if source.is_dir():
+        yield from _walk(source, [] if skipped is None else skipped, links)
+    elif source.is_file() and kind_of(source.name) == "image":
+        yield str(source)
+    elif source.is_file():
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ZsbirError(f"{source} is neither an image, a folder nor a text file with a path a line") from None
+        yield from dict.fromkeys(os.path.normpath(source.parent / line.strip()) for line in lines if line.strip())
+    else:
+        raise ZsbirError(f"there is no folder, image or list {source}")
+
+
+def _walk(home: Path, skipped: Skipped, links: bool) -> Iterator[str]:
+    """Yield the images of a folder and then those of its sub-folders, each folder once."""
+    real = os.path.realpath(home)
+    waiting, seen = [str(home)], set()
+    while waiting:
+        folder = waiting.pop()
+        if links and (place := os.path.realpath(folder)) in seen:
+            continue
+        elif links:
+            seen.add(place)
+        inner = []
+        for entry in _entries(folder, skipped):
+            if entry.is_dir(follow_symlinks=False) or (links and entry.is_dir()):
+                inner.append(entry.path)
+            elif kind_of(entry.name) == "image" and _usable(entry, skipped, None if links else real):
+                yield entry.path
+            elif not links and entry.is_symlink() and entry.is_dir():
+                skipped.append((entry.path, "it is a link to a folder"))
+        waiting += reversed(inner)
+
+
+def _entries(folder: str | Path, skipped: Skipped) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted, without hidden names and without names that are not UTF-8."""
+    try:
+        with os.scandir(folder) as held:
+            entries = sorted((entry for entry in held if not entry.name.startswith(".")), key=lambda item: item.name)
+    except OSError as error:
+        skipped.append((str(folder), f"it cannot be opened ({error.strerror})"))
+        return []
+    odd = [entry.path for entry in entries if not _is_utf8(entry.name)]
+    skipped += [(os.fsencode(path).decode("utf-8", "backslashreplace"), "its name is not UTF-8") for path in odd]
+    return [entry for entry in entries if entry.path not in odd] if odd else entries
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _usable(entry: os.DirEntry[str], skipped: Skipped, home: str | None = None) -> bool:
+    """Tell whether an entry is a regular file (and, with `home`, a link only to one in it); note it where it is not."""
+    if entry.is_file(follow_symlinks=False):
+        return True
+    if not entry.is_symlink():
+        reason = "it is no regular file"
+    elif not entry.is_file():
+        reason = "it is a link to no regular file"
+    elif home is not None and not os.path.realpath(entry.path).startswith(home.rstrip(os.sep) + os.sep):
+        reason = "it is a link out of the folder"
+    else:
+        return True
+    skipped.append((entry.path, reason))
+    return False
 
 
 def records_of(root: Path, found: dict[str, Paths], classes: tuple[str, ...]) -> Records:

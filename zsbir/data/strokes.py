@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from zsbir.data.formats import is_drawing, kind_of, split_record
 from zsbir.errors import ZsbirError
+from zsbir.files import open_regular
 
 OVERSAMPLE = 4
 """Lines are drawn this many times larger and reduced: Pillow's own lines have no anti-aliasing."""
@@ -51,11 +53,6 @@ def open_image(record: str, style: StrokeStyle) -> Image.Image:
     return load_image(record)
 
 
-def is_drawing(record: str) -> bool:
-    """Tell whether a record's name is that of an SVG file or of a QuickDraw drawing."""
-    return record.lower().endswith(".svg") or ".ndjson#" in record
-
-
 def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:
     """Rasterise ``file.svg``, or ``file.ndjson#17``: the drawing in line 17, counted from 0.
 
@@ -63,7 +60,7 @@ def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:
         ZsbirError: If the file is missing or broken, or has no such line.
     """
     style = style or StrokeStyle()
-    if record.lower().endswith(".svg"):
+    if kind_of(record) == "svg":
         return _load_svg(record, style)
     try:
         strokes = json.loads(drawing_bytes(record))["drawing"]
@@ -111,6 +108,13 @@ def draw_strokes(strokes: list[Any], style: StrokeStyle) -> Image.Image:
     return image.resize((style.size, style.size), Image.Resampling.BOX).convert("RGB")
 
 
+def _place(record: str) -> tuple[str, int]:
+    file, number = split_record(record)
+    if number is None:
+        raise IndexError("say which drawing of the file, such as #0")
+    return file, number
+
+
 def count_drawings(file: str) -> int:
     """Return how many lines, and so drawings, a QuickDraw file has."""
     return len(_starts(file)) - 1
@@ -129,7 +133,7 @@ def _scan_lines(file: str, size: int, _changed: int) -> npt.NDArray[np.int64]:
     """Return the byte where each line starts, and the end: 8 bytes a drawing, kept while the file is unchanged."""
     ends: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     at = 0
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         while block := stream.read(1 << 22):
             ends.append(np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n")) + at + 1)
             at += len(block)
@@ -139,9 +143,9 @@ def _scan_lines(file: str, size: int, _changed: int) -> npt.NDArray[np.int64]:
 
 def drawing_size(record: str) -> int:
     """Return the bytes of a drawing's line; raises as `drawing_bytes` does."""
-    file, _, number = record.rpartition("#")
+    file, number = _place(record)
     starts = _starts(file)
-    return int(starts[int(number) + 1] - starts[int(number)])
+    return int(starts[number + 1] - starts[number])
 
 
 def drawing_bytes(record: str) -> bytes:
@@ -151,15 +155,11 @@ def drawing_bytes(record: str) -> bytes:
         ValueError, IndexError: If there is no such line.
         ZsbirError: If there is no such file.
     """
-    file, _, number = record.rpartition("#")
-    return _line(file, int(number))
-
-
-def _line(file: str, number: int) -> bytes:
+    file, number = _place(record)
     starts = _starts(file)
     if not 0 <= number < len(starts) - 1:
         raise IndexError(f"it has {len(starts) - 1} drawings")
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         stream.seek(int(starts[number]))
         return stream.read(int(starts[number + 1] - starts[number]))
 
@@ -170,8 +170,8 @@ def _load_svg(file: str, style: StrokeStyle) -> Image.Image:
     except ImportError:
         raise ZsbirError(f"{file} is SVG: install resvg-py to rasterise it (pip install resvg-py)") from None
     try:
-        with open(file, encoding="utf-8") as stream:
-            text = stream.read()
+        with open_regular(file) as stream:
+            text = stream.read().decode()
         options: dict[str, Any] = {} if style.line_width is None else {"style_sheet": _width_rule(text, style)}
         png = resvg_py.svg_to_bytes(
             svg_string=text, width=style.size, height=style.size, skip_system_fonts=True, **options

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from zsbir.data.scan import Skipped, photo_files
 from zsbir.errors import ZsbirError
 from zsbir.files import replaced, write_json
 from zsbir.matchers.base import Matcher
@@ -23,7 +24,7 @@ from zsbir.search.matching import Matching
 from zsbir.search.model import Embedder, find_model, fingerprint
 from zsbir.search.query import Query, open_query
 from zsbir.search.record import RECORD, describe, read_record
-from zsbir.search.scan import Changes, compare, photo_files
+from zsbir.search.scan import Changes, compare
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Store, Vectors
 
@@ -81,7 +82,7 @@ class Index:
 
         Args:
             model: A method, a run folder, a name (see `find_model`), or None for the default.
-            photos: What to index, see `photo_files`.
+            photos: What to index, see `zsbir.data.scan.photo_files`.
             out: A folder that does not exist yet; None: a temporary one, until `save`.
             store: Name or mapping, see `STORES`.
             device: Where the model runs.
@@ -150,7 +151,9 @@ class Index:
         place = Path(photos).absolute()
         self.record["photos"] = str(place if place.is_dir() else place.parent)
         write_json(self.folder / RECORD, self.record)
-        changes = compare(photo_files(photos), self.catalog.entries())
+        left_out: Skipped = []
+        changes = compare(photo_files(photos, left_out), self.catalog.entries())
+        changes.unreadable += left_out
         return self._apply(changes, batch_size, workers, progress)
 
     def add(self, photos: Iterable[str | Path], *, batch_size: int = 8, workers: int = 2) -> Changes:

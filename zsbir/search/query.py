@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from zsbir.data.formats import kind_of, split_record
 from zsbir.data.images import load_image
 from zsbir.data.strokes import StrokeStyle, draw_strokes
 from zsbir.errors import ZsbirError
@@ -26,7 +27,7 @@ def open_query(query: Query) -> Image.Image:
         return query.convert("RGB")
     if isinstance(query, (str, Path)):
         name = str(query)
-        return load_image(f"{name}#0" if name.endswith(".ndjson") else name)
+        return load_image(f"{name}#0" if kind_of(name) == "ndjson" and split_record(name)[1] is None else name)
     try:
         return draw_strokes(list(query), StrokeStyle())
     except (ValueError, TypeError, IndexError) as error:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zsbir.data.images import SUFFIXES
-from zsbir.errors import ZsbirError
+from zsbir.files import open_regular, stamp
 from zsbir.search.catalog import Entry
 
 
@@ -35,35 +34,6 @@ class Changes:
     same: int = 0
 
 
-def photo_files(source: str | Path) -> Iterator[str]:
-    """Yield the full paths of the image files of a source, in a fixed order.
-
-    Args:
-        source: A folder (searched at any depth, without following links to folders, hidden ones left out), one image,
-            or a text file with a path a line, relative to that file.
-
-    Raises:
-        ZsbirError: If there is no such file or folder.
-    """
-    source = Path(source).absolute()
-    if source.is_dir():
-        for folder, folders, files in os.walk(source):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
-                if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                    yield os.path.join(folder, name)  # noqa: PTH118
-    elif source.suffix.lower() in SUFFIXES and source.is_file():
-        yield str(source)
-    elif source.is_file():
-        try:
-            lines = source.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise ZsbirError(f"{source} is neither an image, a folder nor a text file with a path a line") from None
-        yield from dict.fromkeys(os.path.normpath(source.parent / line.strip()) for line in lines if line.strip())
-    else:
-        raise ZsbirError(f"there is no folder, image or list {source}")
-
-
 def compare(files: Iterable[str], known: Iterable[tuple[int, Entry]]) -> Changes:
     """Compare files with the catalogue; content is read only where size or time differ."""
     held = dict(known)
@@ -74,12 +44,17 @@ def compare(files: Iterable[str], known: Iterable[tuple[int, Entry]]) -> Changes
     for path in files:
         number = by_path.get(path)
         try:
-            stat = os.stat(path)  # noqa: PTH116
-            if number is not None and (stat.st_size, stat.st_mtime_ns) == (held[number].size, held[number].changed):
+            path.encode()  # the catalogue holds UTF-8
+            size, changed = stamp(path)
+            if number is not None and (size, changed) == (held[number].size, held[number].changed):
                 kept.add(number)
                 changes.same += 1
                 continue
-            entry = Entry(path, digest(path), stat.st_size, stat.st_mtime_ns)
+            entry = Entry(path, digest(path), size, changed)
+        except UnicodeEncodeError:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            changes.unreadable.append((shown, "its name is not UTF-8"))
+            continue
         except OSError as error:
             changes.unreadable.append((path, error.strerror or str(error)))
             continue
@@ -118,5 +93,5 @@ def _match(changes: Changes, fresh: list[Entry], held: dict[int, Entry], kept: s
 
 def digest(path: str | Path) -> bytes:
     """Return BLAKE2b of a file's content, 16 bytes."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
