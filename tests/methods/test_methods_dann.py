@@ -194,6 +194,32 @@ def test_statistics_of_the_release():
     assert make(statistics="unit").std == (1.0, 1.0, 1.0)
 
 
+def test_published_is_what_the_release_computes_and_yields_to_what_is_named():
+    published, other = make(published=True), make(published=True, schedule="ganin")
+    assert (published.schedule, published.domain_batches) == ("step", "separate")
+    assert (published.mean, published.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert (other.schedule, other.domain_batches) == ("ganin", "separate")
+    assert (make().schedule, make().domain_batches, make().mean) == ("ramp", "joint", (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("last_relu", [False, True])
+def test_a_densenet_ends_in_its_batch_norm_unless_a_relu_is_asked_for(last_relu):
+    more = {"last_relu": True} if last_relu else {}
+    method = zsbir.build("dann", backbone={"name": "densenet121", "image_size": 32, **more}).eval()
+    net = method.photo.backbone.net
+    last = net.features.norm5
+    torch.nn.init.constant_(last.bias, -3.0)  # most channels fall below 0 everywhere
+    seen = []
+    last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    vector = method.embed(torch.randn(2, 3, 32, 32), "photo").vector
+    expected = F.batch_norm(seen[0], last.running_mean, last.running_var, last.weight, last.bias, eps=last.eps)
+    expected = expected.clamp(min=0) if last_relu else expected
+    torch.testing.assert_close(vector, expected.amax(dim=(2, 3)))
+    assert bool((vector < 0).any()) != last_relu
+    with pytest.raises(ZsbirError, match="timm's resnet18 is none"):
+        zsbir.BACKBONES.build("resnet18", last_relu=False)
+
+
 def test_the_published_network_takes_a_step_with_the_published_settings():
     # DenseNet-121 twice, max-pooled, Adam; smaller images than the published 224 pixels, for time. Its thousand small
     # operations are slower on two threads that wait for each other than on one.
@@ -208,7 +234,7 @@ def test_the_published_network_takes_a_step_with_the_published_settings():
 def _published_step():
     torch.manual_seed(0)
     method = zsbir.build("dann", backbone={"name": "densenet121", "image_size": 32})
-    assert zsbir.METHODS.parameters("dann")["backbone"].default == "densenet121"
+    assert zsbir.METHODS.parameters("dann")["backbone"].default == "densenet121.tv_in1k"
     method.on_epoch(25, 50)
     method.train()
     optimizer = torch.optim.Adam(method.parameters(), lr=method.recipe.lr)

@@ -1,10 +1,12 @@
 """PuXIM's encoder, losses and decoder against slow versions; it learns a handful of triplets."""
 
 import warnings
+from functools import partial
 
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import zsbir
@@ -14,7 +16,7 @@ from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss, reconstruction_loss
 from zsbir.maskers import MASKERS
 from zsbir.maskers.base import masker_spec
-from zsbir.matchers.relation import InteractionDecoder, RelationMatcher, load_decoder
+from zsbir.matchers.relation import InteractionDecoder, RelationMatcher, load_decoder, sequence
 from zsbir.types import Batch, Embeddings
 
 TINY = {"backbone": "tiny", "masker": "random", "hidden": 32, "layers": 2}
@@ -45,7 +47,7 @@ def test_conv_stem_is_the_published_one():
 
 def test_encoder_averages_stem_and_patch_embedding():
     encoder = BACKBONES.build("conv-stem", model="test_vit", image_size=32).eval()
-    plain = timm.create_model("test_vit", img_size=32, num_classes=0).eval()
+    plain = timm.create_model("test_vit", img_size=32, num_classes=0, norm_layer=partial(nn.LayerNorm, eps=1e-5)).eval()
     state = {k.replace("vit.net.", "").replace("proj.patch.", "proj."): v for k, v in encoder.state_dict().items()}
     plain.load_state_dict({k: v for k, v in state.items() if ".proj.stem." not in k})
     images = torch.randn(2, 3, 32, 32)
@@ -62,6 +64,17 @@ def test_encoder_averages_stem_and_patch_embedding():
     assert (attention.sum(1) < 1).all()  # the rest goes to the class token
     with pytest.raises(ZsbirError, match="needs a timm ViT"):
         BACKBONES.build("conv-stem", model="resnet18")
+
+
+def test_encoder_drops_out_where_the_release_does():
+    encoder = BACKBONES.build("conv-stem", model="vit_tiny_patch16_224")
+    places = [name for name, m in encoder.named_modules() if isinstance(m, nn.Dropout) and m.p == 0.1]
+    assert len(places) == 37  # after the positions, and in each of 12 blocks the attention and two layers
+    assert sum(name.endswith(("attn.proj_drop", "mlp.drop1", "mlp.drop2")) for name in places) == 36
+    assert {m.p for m in encoder.modules() if isinstance(m, nn.Dropout)} == {0.0, 0.1}
+    assert {m.eps for m in encoder.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
+    method = zsbir.build("puxim", backbone={"name": "test_vit", "dropout": 0.0}, masker="none")
+    assert not any(m.p for m in method.encoder.modules() if isinstance(m, nn.Dropout))
 
 
 def test_open_clip_backbone():
@@ -139,6 +152,33 @@ def test_interaction_attends_over_tokens():
     torch.testing.assert_close(other[0], logits[0], atol=1e-6, rtol=1e-5)
 
 
+def test_decoder_starts_as_copies_of_one_layer_and_reads_the_class_token():
+    decoder = InteractionDecoder(8, layers=3, heads=2, hidden=16)
+    first, *others = (dict(layer.named_parameters()) for layer in decoder.layers)
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+    assert len({id(layer.linear1.weight) for layer in decoder.layers}) == 3
+    vector, tokens = torch.randn(2, 8), torch.randn(2, 5, 8)
+    assert torch.equal(sequence(vector, tokens), torch.cat([vector[:, None], tokens], dim=1))
+    assert sequence(torch.randn(2, 6), tokens) is tokens  # a projected vector is no token
+
+
+def test_decoder_over_the_batch_mixes_images_as_released():
+    decoder = InteractionDecoder(8, layers=1, heads=2, hidden=16, over="batch").eval()
+    sketch, photo = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
+    by_hand = InteractionDecoder(8, layers=1, heads=2, hidden=16).eval()
+    by_hand.load_state_dict(decoder.state_dict())
+    turned = by_hand.layers[0](sketch.transpose(0, 1), photo.transpose(0, 1)).transpose(0, 1)
+    torch.testing.assert_close(decoder(sketch, photo), by_hand.classify(turned).mean(1))
+    assert not torch.allclose(decoder(sketch[:1], photo[:1])[0], decoder(sketch, photo)[0], atol=1e-4)
+
+
+def test_published_is_the_releases_batch_size_and_decoder():
+    published, own = zsbir.build("puxim", **TINY, published=True), zsbir.build("puxim", **TINY)
+    assert (published.recipe.batch_size, own.recipe.batch_size) == (2, 32)
+    assert (published.recipe.anchor, own.recipe.anchor) == ("class", "class")
+    assert [m.interaction.layers[0].self_attn.batch_first for m in (published, own)] == [False, True]
+
+
 @pytest.mark.parametrize("match", ["mask", "non-mask"])
 def test_terms_equal_the_formulas(match):
     method = zsbir.build("puxim", **TINY, match=match).eval()
@@ -154,7 +194,8 @@ def test_terms_equal_the_formulas(match):
         triplet = cosine_triplet_loss(s.vector, p.vector, n.vector, 0.2)
         assert "reconstruction" not in terms
     torch.testing.assert_close(terms["triplet"], triplet)
-    same, other = (F.log_softmax(method.interaction(s.tokens, x.tokens), dim=1) for x in (p, n))
+    s, p, n = (torch.cat([x.vector[:, None], x.tokens], dim=1) for x in (s, p, n))
+    same, other = (F.log_softmax(method.interaction(s, x), dim=1) for x in (p, n))
     expected = -(same[:, 1].sum() + other[:, 0].sum()) / 8
     torch.testing.assert_close(terms["interaction"], 0.1 * expected, atol=1e-6, rtol=1e-5)
 
@@ -296,7 +337,9 @@ def test_relation_reranks_the_top_of_the_cosine_ranking():
     for q in range(3):
         best = cosine[q].argsort(descending=True)
         for place, g_ in enumerate(best.tolist()):
-            pair = method.interaction(queries.tokens[q : q + 1], gallery.tokens[g_ : g_ + 1])
+            sides = (queries.vectors[q, None, None], queries.tokens[q : q + 1]), (
+                gallery.vectors[g_, None, None], gallery.tokens[g_ : g_ + 1])  # fmt: skip
+            pair = method.interaction(*(torch.cat(side, dim=1) for side in sides))
             expected = 2 + float(pair.softmax(1)[0, 1]) if place < 4 else float(cosine[q, g_])
             assert float(whole[q, g_]) == pytest.approx(expected, abs=1e-5)
     other = RelationMatcher.of(method.interaction, top=4, chunk=256).fit(gallery)

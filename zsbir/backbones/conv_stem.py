@@ -1,4 +1,4 @@
-"""A timm ViT whose patch embedding is averaged with a convolutional stem, as PuXIM's encoder."""
+"""PuXIM's encoder: a timm ViT with dropout whose patch embedding is averaged with a convolutional stem."""
 
 from __future__ import annotations
 
@@ -62,13 +62,15 @@ class MeanProjection(nn.Module):
 
 @BACKBONES.register("conv-stem")
 class ConvStem(Backbone):
-    """A timm ViT with a convolutional stem averaged with its patch embedding (PuXIM's encoder).
+    """A timm ViT with dropout, and a convolutional stem averaged with its patch embedding (PuXIM's encoder).
 
     Args:
         model: The timm name of a ViT.
         pretrained: Load timm's weights into the ViT (needs the network once). The stem starts from random weights.
         weights: A local file with the ViT's weights instead.
         image_size: Side of the input in pixels; None: the model's own.
+        dropout: In training: after the position embedding, each attention and both layers of each MLP.
+        eps: Of the LayerNorms; timm's ViTs have 1e-6.
     """
 
     def __init__(
@@ -77,9 +79,16 @@ class ConvStem(Backbone):
         pretrained: bool = False,
         weights: str | None = None,
         image_size: int | None = None,
+        dropout: float = 0.1,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.vit = TimmBackbone(model, pretrained=pretrained, weights=weights, image_size=image_size)
+        self.vit = TimmBackbone(model, pretrained, weights, image_size)
+        for name, module in self.vit.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
+            if isinstance(module, nn.Dropout) and not name.endswith(("attn_drop", "head_drop")):
+                module.p = dropout
         embed = getattr(self.vit.net, "patch_embed", None)
         projection = getattr(embed, "proj", None)
         if embed is None or not self.vit.is_vit or not isinstance(projection, nn.Conv2d):

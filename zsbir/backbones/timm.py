@@ -28,6 +28,7 @@ class TimmBackbone(Backbone):
         image_size: Side of the input in pixels; None: the model's own. ViTs get interpolated position embeddings.
         pool: How the vector is made: ``"model"`` (as the model does before its classifier: class token or average),
             ``"max"`` or ``"avg"`` over all tokens.
+        last_relu: False: the features of a DenseNet end in its last BatchNorm, as torchvision's do.
 
     The tokens are the patch tokens of a ViT after its last norm, or the last feature map of a convolutional net; the
     grid is theirs.
@@ -40,6 +41,7 @@ class TimmBackbone(Backbone):
         weights: str | None = None,
         image_size: int | None = None,
         pool: Literal["model", "max", "avg"] = "model",
+        last_relu: bool = True,
     ) -> None:
         super().__init__()
         if not timm.is_model(model.split(".")[0]):
@@ -54,6 +56,11 @@ class TimmBackbone(Backbone):
         )
         if weights is not None:
             load_weights(self.net, weights, skip=("head.", "fc.", "classifier."))
+        if not last_relu:
+            last = getattr(getattr(self.net, "features", None), "norm5", None)
+            if last is None:
+                raise ZsbirError(f"last_relu=False is for DenseNets, and timm's {model} is none")
+            last.act = nn.Identity()
         config: Any = self.net.pretrained_cfg
         self.image_size: int = image_size or config["input_size"][-1]
         self.mean = tuple(config["mean"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +19,19 @@ from zsbir.types import Embeddings
 PREFIX = "interaction."
 
 
-class InteractionDecoder(nn.Module):
-    """Says whether a sketch and a photo show the same class, from their patch tokens.
+def sequence(vector: Tensor, tokens: Tensor) -> Tensor:
+    """Return what the decoder reads of (B, N, D) patch tokens: before them the vector, where it is (B, D) too.
 
-    Transformer decoder layers with the sketch's tokens as queries and the photo's as memory, a linear layer to two
-    logits per token, and the mean over tokens. Attention is over the tokens. (PuXIM's release runs layers that expect
-    (N, B, D) on (B, N, D), so that there it mixes the images of a batch; that is not repeated here.)
+    For a ViT the vector is the class token.
+    """
+    return torch.cat([vector.unsqueeze(1), tokens], dim=1) if vector.shape[1] == tokens.shape[2] else tokens
+
+
+class InteractionDecoder(nn.Module):
+    """Says whether a sketch and a photo show the same class, from their tokens.
+
+    Transformer decoder layers, which start as copies of one, with the sketch's tokens as queries and the photo's as
+    memory, a linear layer to two logits per token, and the mean over tokens.
 
     Args:
         dim: Width D of the tokens.
@@ -30,15 +39,24 @@ class InteractionDecoder(nn.Module):
         heads: Attention heads; must divide `dim`.
         hidden: Width of the feed-forward part.
         dropout: In training, PyTorch's default.
+        over: What attention is over: ``"tokens"``, or ``"batch"``: PuXIM's release runs layers that expect (N, B, D)
+            on (B, N, D), so that each token sees the same token of the batch's other images.
     """
 
-    def __init__(self, dim: int, layers: int = 4, heads: int = 4, hidden: int = 1024, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        layers: int = 4,
+        heads: int = 4,
+        hidden: int = 1024,
+        dropout: float = 0.1,
+        over: Literal["tokens", "batch"] = "tokens",
+    ) -> None:
         super().__init__()
         if dim % heads:
             raise ZsbirError(f"the interaction decoder's {heads} heads do not divide the token width {dim}")
-        self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(dim, heads, hidden, dropout, batch_first=True) for _ in range(layers)
-        )
+        first = nn.TransformerDecoderLayer(dim, heads, hidden, dropout, batch_first=over == "tokens")
+        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
         self.classify = nn.Linear(dim, 2)
 
     def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
@@ -123,6 +141,7 @@ class RelationMatcher(Matcher):
         if self.decoder is None:
             raise ZsbirError("the matcher 'relation' needs a trained decoder: weights=RUN, the run folder of a puxim")
         self._tokens = _tokens_of(gallery, "gallery")
+        self._gallery = gallery.vectors
         self._vectors = F.normalize(gallery.vectors.float(), dim=1)
         self.decoder.to(gallery.vectors.device).eval()
         return self
@@ -137,7 +156,7 @@ class RelationMatcher(Matcher):
         rows = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
         columns = best.flatten()
         same = [
-            self._decode(tokens, r, c)
+            self._decode(queries.vectors, tokens, r, c)
             for r, c in zip(torch.split(rows, self.chunk), torch.split(columns, self.chunk), strict=True)
         ]
         cosine[rows, columns] = 2 + torch.cat(same)
@@ -145,12 +164,16 @@ class RelationMatcher(Matcher):
         self.seconds += time.perf_counter() - start
         return cosine
 
-    def _decode(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def _decode(self, vectors: Tensor, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         if self.decoder is None:
             raise ZsbirError("the matcher 'relation' must be fitted before it scores")
         device = self._vectors.device
-        sketch = tokens[rows.to(tokens.device)].to(device).float()
-        photo = self._tokens[columns.to(self._tokens.device)].to(device).float()
+
+        def rows_of(held: Tensor, which: Tensor) -> Tensor:
+            return held[which.to(held.device)].to(device).float()
+
+        sketch = sequence(rows_of(vectors, rows), rows_of(tokens, rows))
+        photo = sequence(rows_of(self._gallery, columns), rows_of(self._tokens, columns))
         logits: Tensor = self.decoder(sketch, photo)
         return logits.float().softmax(dim=1)[:, 1]
 

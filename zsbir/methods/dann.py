@@ -18,7 +18,7 @@ Deviations from the release:
 - D gives logits (numerically safe) instead of a sigmoid's output. The three parts of a batch go through it together:
   one by one, as in the release, its BatchNorm takes out each domain's mean before D can see it
   (``domain_batches="separate"``). The photos p and n go through their tower together.
-- With ``negatives=None`` the negative's class is uniform; the release reads word vectors that it does not contain.
+- ``published=True`` turns these three back. With ``negatives=None`` the negative's class is uniform; the release reads word vectors that it does not contain.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class DANN(Method):
     """Two towers, triplet loss, gradient reversal against a domain classifier, semantic negatives.
 
     Args:
-        backbone: Name, mapping or instance of a backbone; each tower has its own unless `shared`, or frozen.
+        backbone: Name, mapping or instance of a backbone; each tower has its own unless `shared`, or frozen. A
+            DenseNet ends in its last BatchNorm, as published: with ``{"name": "densenet121", "last_relu": True}`` in
+            a ReLU.
         pretrained: Build the backbone with its pretrained weights.
         weights: A local file with the backbone's weights instead.
         shared: One tower for both domains (published: two).
@@ -60,12 +62,14 @@ class DANN(Method):
         batch_negatives: Compare every sketch with all photos of the batch, not with its own two alone.
         triplet_loss_ratio: Weight of the triplet loss.
         domain_loss_ratio: Weight of the domain loss; 0: no domain classifier.
-        schedule: Of λ: ``"ramp"``, ``"step"``, ``"ganin"`` or ``"constant"``, see `reversal_strength`.
+        schedule: Of λ: ``"ramp"`` (None), ``"step"``, ``"ganin"`` or ``"constant"``, see `reversal_strength`.
         grl_threshold_epoch: The epoch where ``"ramp"`` and ``"step"`` reach 1.
-        domain_batches: ``"joint"``, or as published ``"separate"``: see the module's docstring.
+        domain_batches: ``"joint"`` (None), or as released ``"separate"``: see the module's docstring.
         negatives: Where the class distances come from that choose negative classes, see
             `zsbir.data.word_vectors.class_weights`; None: uniform.
-        statistics: ``"backbone"``: normalise images as the weights expect; ``"unit"``: only to [0, 1], as released.
+        statistics: ``"backbone"`` (None): normalise images as the weights expect; ``"unit"``: only to [0, 1], as
+            released.
+        published: As the release computes, for what is left at None: ``"step"``, ``"separate"`` and ``"unit"``.
 
     Raises:
         ZsbirError: If nothing would train.
@@ -75,7 +79,7 @@ class DANN(Method):
 
     def __init__(
         self,
-        backbone: str | Mapping[str, Any] | Backbone = "densenet121",
+        backbone: str | Mapping[str, Any] | Backbone = "densenet121.tv_in1k",
         pretrained: bool = False,
         weights: str | None = None,
         shared: bool = False,
@@ -87,13 +91,17 @@ class DANN(Method):
         batch_negatives: bool = False,
         triplet_loss_ratio: float = 1.0,
         domain_loss_ratio: float = 0.5,
-        schedule: Schedule = "ramp",
+        schedule: Schedule | None = None,
         grl_threshold_epoch: int = 25,
-        domain_batches: Literal["joint", "separate"] = "joint",
+        domain_batches: Literal["joint", "separate"] | None = None,
         negatives: str | Mapping[str, Any] | None = None,
-        statistics: Literal["backbone", "unit"] = "backbone",
+        statistics: Literal["backbone", "unit"] | None = None,
+        published: bool = False,
     ) -> None:
         super().__init__()
+        schedule = schedule or ("step" if published else "ramp")
+        domain_batches = domain_batches or ("separate" if published else "joint")
+        statistics = statistics or ("unit" if published else "backbone")
         if freeze == "backbone" and not head:
             raise ZsbirError("dann: freeze='backbone' without a head leaves nothing to train: give head=[512, 256]")
         frozen = freeze == "backbone"
@@ -144,9 +152,9 @@ class DANN(Method):
         assert self.domain is not None
         parts = [gradient_reversal(part, self.strength) for part in (positive, negative, sketch)]
         if self.domain_batches == "joint":
-            logits = self.domain(torch.cat(parts)).squeeze(1).float().chunk(3)
+            logits = self.domain(torch.cat(parts)).squeeze(1).chunk(3)
         else:
-            logits = tuple(self.domain(part).squeeze(1).float() for part in parts)
+            logits = tuple(self.domain(part).squeeze(1) for part in parts)
         # softplus(∓x) is the cross-entropy of a logit against 1 and 0.
         right = [(logits[0] > 0), (logits[1] > 0), (logits[2] <= 0)]
         accuracy = (right[0].float().mean() + right[1].float().mean()) / 4 + right[2].float().mean() / 2
@@ -178,4 +186,6 @@ def _build(backbone: str | Mapping[str, Any] | Backbone, pretrained: bool, weigh
         wanted["pretrained"] = True
     if weights is not None and "weights" not in given:
         wanted["weights"] = weights
+    if str(given.get("name", backbone)).startswith("densenet"):
+        wanted.setdefault("last_relu", given.get("last_relu", False))
     return BACKBONES.build(backbone, **wanted)

@@ -13,11 +13,10 @@ t (N, D) and masks m (N,)::
 
 To embed, the encoder alone runs: no text, no mask, no decoder.
 
-Deviations from the release, and what the sources leave open:
+Deviations from the release:
 
-- The interaction decoder attends over tokens; the release's layers mix the images of a batch (batch_first).
-- L_rec and L_int are means over both photos. The sources do not say whether the release sums them.
-- The batch size is not among the published figures used here; 32 is this project's choice.
+- The interaction decoder attends over tokens; the release's layers mix the images of a batch (``decoder="batch"``).
+- The batch size is 32; the release's is 2, at the same rate.
 - A second sketch of the class, which the release loads, is not loaded. Photos are drawn evenly from all of a class;
   the release never draws the first file.
 - The best checkpoint is chosen on held-out seen classes; the release chooses it on the test classes, which is
@@ -28,6 +27,7 @@ Deviations from the release, and what the sources leave open:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import timm
@@ -41,7 +41,7 @@ from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss, reconstruction_loss, triplet_loss
 from zsbir.maskers import MASKERS
 from zsbir.maskers.base import Masker, masker_spec
-from zsbir.matchers.relation import InteractionDecoder
+from zsbir.matchers.relation import InteractionDecoder, sequence
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
 from zsbir.types import Batch, Domain, Features
@@ -64,9 +64,11 @@ class PuXIM(Method):
         margin: Another margin.
         reconstruction: Weight of L_rec; 0: without it.
         interaction: Weight of L_int; 0: without it, and without the decoder.
-        layers: Layers of the interaction decoder.
+        decoder: What the interaction decoder attends over: ``"tokens"`` (None), or as released ``"batch"``.
+        layers: Its layers.
         heads: Its attention heads.
         hidden: Its feed-forward width.
+        published: As the release computes, for what is left at None, and in batches of 2.
     """
 
     recipe = Recipe(
@@ -94,11 +96,16 @@ class PuXIM(Method):
         margin: float | None = None,
         reconstruction: float = 0.05,
         interaction: float = 0.1,
+        decoder: Literal["tokens", "batch"] | None = None,
         layers: int = 4,
         heads: int = 4,
         hidden: int = 1024,
+        published: bool = False,
     ) -> None:
         super().__init__()
+        decoder = decoder or ("batch" if published else "tokens")
+        if published:
+            self.recipe = replace(self.recipe, batch_size=2)
         if match not in ("mask", "non-mask"):
             raise ZsbirError(f"match={match!r} must be 'mask' or 'non-mask'")
         self.encoder = _encoder(backbone, pretrained, weights, image_size, stem)
@@ -113,7 +120,8 @@ class PuXIM(Method):
         self.masker = MASKERS.build(masker)
         self.match, self.margin = match, margin
         self.weight_rec, self.weight_int = reconstruction if match == "mask" else 0.0, interaction
-        self.interaction = InteractionDecoder(self._token_width(), layers, heads, hidden) if interaction else None
+        width = self._token_width()
+        self.interaction = InteractionDecoder(width, layers, heads, hidden, over=decoder) if interaction else None
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the class token (B, D), patch tokens and grid of (B, 3, H, W) images; one encoder for both domains."""
@@ -140,13 +148,13 @@ class PuXIM(Method):
             terms["reconstruction"] = self.weight_rec * reconstruction_loss(tokens[len(sketch) :], keep)
             self.logged["kept"] = keep.float().mean()
         if self.interaction is not None:
-            terms["interaction"] = self.weight_int * self._interact(tokens)
+            terms["interaction"] = self.weight_int * self._interact(sequence(features.vector, tokens))
         return terms
 
     def _interact(self, tokens: Tensor) -> Tensor:
         sketch, *photos = tokens.chunk(3)
         assert self.interaction is not None
-        logits = self.interaction(torch.cat([sketch, sketch]), torch.cat(photos)).float()
+        logits = self.interaction(torch.cat([sketch, sketch]), torch.cat(photos))
         label = torch.arange(2, device=logits.device).flip(0).repeat_interleave(len(sketch))
         self.logged["interaction_accuracy"] = (logits.detach().argmax(1) == label).float().mean()
         return F.cross_entropy(logits, label)
