@@ -18,7 +18,8 @@ Deviations from the release:
 - D gives logits (numerically safe) instead of a sigmoid's output. The three parts of a batch go through it together:
   one by one, as in the release, its BatchNorm takes out each domain's mean before D can see it
   (``domain_batches="separate"``). The photos p and n go through their tower together.
-- ``published=True`` turns these three back. With ``negatives=None`` the negative's class is uniform; the release reads word vectors that it does not contain.
+- ``published=True`` turns these three back.
+- With ``negatives=None`` the negative's class is uniform; the release reads word vectors that it does not contain.
 """
 
 from __future__ import annotations
