@@ -6,7 +6,7 @@ import functools
 import inspect
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import timm
@@ -36,7 +36,8 @@ def read(words: list[str], monkeypatch: Any) -> Call:
     def recorder(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def record(*args: Any, **kwargs: Any) -> None:
-            calls.append((function, dict(inspect.signature(function).bind(*args, **kwargs).arguments)))
+            bound = inspect.signature(function).bind(*args, **kwargs).arguments
+            calls.append((function, {k: v for key, value in bound.items() for k, v in _flat(key, value).items()}))
 
         return record
 
@@ -56,6 +57,23 @@ def read(words: list[str], monkeypatch: Any) -> Call:
     return calls[0]
 
 
+def _flat(key: str, value: Any) -> dict[str, Any]:
+    """Return a group of options as the options, and another argument as it is."""
+    return {item.name: getattr(value, item.name) for item in fields(value)} if is_dataclass(value) else {key: value}
+
+
+def _grouped(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options as the function takes them: those of a group in it."""
+    whole: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        group = parameter.default
+        if is_dataclass(group) and not isinstance(group, type):
+            whole[name] = replace(group, **{f.name: given[f.name] for f in fields(group) if f.name in given})
+        elif name in given:
+            whole[name] = given[name]
+    return whole
+
+
 def check_names(call: Call) -> None:
     """Assert that what a command line names exists: methods, datasets, backbones, matchers, their arguments."""
     function, given = call
@@ -69,7 +87,10 @@ def check_names(call: Call) -> None:
         assert name in zsbir.PROTOCOLS, name
     if function.__name__ == "train" and given.get("method"):
         assert assignments(given["set"], "").keys() <= zsbir.METHODS.parameters(given["method"]).keys(), given["set"]
-        assert assignments(given["set_data"], "").keys() <= zsbir.DATASETS.parameters(given["dataset"]).keys()
+        assert (
+            assignments(given["set_data"], "").keys()
+            <= zsbir.DATASETS.parameters(given["dataset"] or "openmoji").keys()
+        )
         assert assignments(given["recipe"], "").keys() <= {field.name for field in fields(zsbir.Recipe)}
 
 
@@ -79,7 +100,7 @@ def run_small(call: Call) -> None:
     less = dict(SMALL.get(function.__name__, {}))
     if function.__name__ == "train" and given.get("from_") is None:
         less["set"] = (*given["set"], "backbone.image_size=32")
-    assert function(**{**given, **less}) in (None, 0), f"{function.__name__} {given}"
+    assert function(**_grouped(function, {**given, **less})) in (None, 0), f"{function.__name__} {given}"
 
 
 def check_other(words: list[str], block: Block) -> None:

@@ -9,7 +9,8 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
@@ -33,6 +34,7 @@ COMMANDS = (
     "list",
 )
 
+REPEATABLE = ("--protocol", "--track")
 
 _RENAMED = {"list": "listing", "map": "mapping"}
 """A module called as a built-in would hide it in this one."""
@@ -62,12 +64,51 @@ def _shown(name: str) -> Callable[[], None]:
 def _run(name: str, args: Sequence[str]) -> Any:
     from tyro.extras import subcommand_cli_from_dict
 
+    _refuse_repeated(args)
     command = _command(name)
+    options: dict[str, Any] = {"prog": f"zsbir {name}", "config": _style(), "registry": _plain_optional()}
     if isinstance(command, dict):
-        return subcommand_cli_from_dict(command, prog=f"zsbir {name}", args=args or ["--help"])
+        return subcommand_cli_from_dict(command, args=args or ["--help"], **options)
     import tyro
 
-    return tyro.cli(command, prog=f"zsbir {name}", args=args)
+    return tyro.cli(command, args=args, **options)
+
+
+def _refuse_repeated(args: Sequence[str]) -> None:
+    """Refuse an option that is given twice: the parser would keep the last one and drop the others."""
+    given = [word.partition("=")[0] for word in args if word.startswith("--")]
+    for option in given:
+        if given.count(option) > 1 and option not in REPEATABLE:
+            raise ZsbirError(f"{option} is given twice: leave one out, or put all its values behind one {option}")
+
+
+def _style() -> tuple[Any, ...]:
+    from tyro.conf import OmitArgPrefixes, PositionalMetavarFromFieldName
+
+    return OmitArgPrefixes, PositionalMetavarFromFieldName
+
+
+def _plain_optional() -> Any:
+    """Return tyro's rules with one more: an optional value's help says ``PATH``, not ``{None}|PATH``."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = [kind for kind in get_args(info.type) if kind is not type(None)]
+        if len(kinds) != 1 or len(get_args(info.type)) != 2:
+            return None
+        spec = registry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+        if not isinstance(spec, PrimitiveConstructorSpec):
+            return None
+        return replace(
+            spec,
+            is_instance=lambda value: value is None or spec.is_instance(value),
+            str_from_instance=lambda value: ["none"] if value is None else spec.str_from_instance(value),
+        )
+
+    return registry
 
 
 def _overview(args: Sequence[str]) -> Any:

@@ -55,6 +55,22 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def joined(options: Mapping[str, Any], more: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return options that have names of their own together with those given as key=value.
+
+    Args:
+        options: By name.
+        more: From `assignments`.
+        place: The option that `more` came from.
+
+    Raises:
+        ZsbirError: For a setting that is given in both ways.
+    """
+    for name in options.keys() & more.keys():
+        raise ZsbirError(f"{name} is given twice: by an option of its own and in {place}; leave one out")
+    return {**options, **more}
+
+
 def build_dataset(
     name: str,
     root: Path | None = None,
@@ -66,14 +82,16 @@ def build_dataset(
     """Build a dataset from the common options; those the dataset does not know are refused by name."""
     from zsbir.data import DATASETS
 
-    given: dict[str, Any] = {"root": None if root is None else str(root), "unseen": unseen, "validation": validation,
-                             "split": None if split is None else str(split)}  # fmt: skip
+    given: dict[str, Any] = {
+        "root": None if root is None else str(root.absolute()), "unseen": unseen, "validation": validation,
+        "split": None if split is None else str(split.absolute()),
+    }  # fmt: skip
     arguments = {key: value for key, value in given.items() if value is not None}
     if isinstance(arguments.get("unseen"), str):
         arguments["unseen"] = int(arguments["unseen"]) if arguments["unseen"].isdigit() else arguments["unseen"]
     if validation is not None and validation >= 1:
         arguments["validation"] = int(validation)
-    return DATASETS.build(name, **arguments, **(more or {}))
+    return DATASETS.build(name, **joined(arguments, more or {}, "--set-data"))
 
 
 def build_method(
@@ -94,11 +112,10 @@ def build_method(
             arguments[key] = {"name": default, **value}
     if "classes" in parameters:
         arguments.setdefault("classes", list(classes))
-    if "pretrained" in parameters:
-        arguments.setdefault("pretrained", pretrained)
-    if weights is not None:
-        arguments["weights"] = str(weights)
-    return METHODS.build(name, **arguments)
+    options: dict[str, Any] = {} if weights is None else {"weights": str(weights.absolute())}
+    if not pretrained or ("pretrained" in parameters and "pretrained" not in arguments):
+        options["pretrained"] = pretrained
+    return METHODS.build(name, **joined(options, arguments, "--set"))
 
 
 def free_folder(parent: Path, name: str) -> Path:

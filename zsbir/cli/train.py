@@ -2,110 +2,168 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
-    from zsbir.engine.speed import Speed
     from zsbir.engine.trainer import Trainer
 
+_PUBLISHED = arg(help_behavior_hint="(default: as published)")
 
-def train(
-    method: Annotated[str | None, Positional] = None,
-    dataset: str = "openmoji",
-    root: Path | None = None,
-    unseen: str | None = None,
-    validation: float | None = None,
-    split: Path | None = None,
-    backbone: str | None = None,
-    pretrained: bool = True,
-    weights: Path | None = None,
-    set: tuple[str, ...] = (),
-    set_data: tuple[str, ...] = (),
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    samples_per_epoch: int | None = None,
-    recipe: tuple[str, ...] = (),
-    speed: tuple[str, ...] = (),
-    track: UseAppendAction[tuple[str, ...]] = (),
-    out: Path | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["no", "bf16", "fp16"] = "no",
-    seed: int = 0,
-    workers: int = 2,
-    accumulate: int = 1,
-    select_on: Literal["validation", "accuracy", "test", "none"] = "validation",
-    validate_every: int = 1,
-    patience: int | None = None,
-    save_every: int | None = None,
-    max_bad_images: int = 20,
-    masks: Path | None = None,
-    cache: Path | None = None,
-    resume: Path | None = None,
-    from_: Annotated[Path | None, arg(name="from")] = None,
-) -> None:
-    """Train a method on the seen classes of a dataset; evaluate it afterwards with `zsbir evaluate RUN`.
 
-    Args:
-        method: A method's name, see `zsbir list`.
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train on.
+
+    Attributes:
         dataset: A dataset's name, see `zsbir list`.
-        root: The dataset's folder.
+        root: The dataset's folder; with --resume or --from, where it is now.
         unseen: Test classes for the dataset `folder`: names with commas, or how many.
         validation: Seen classes to hold out for model selection: a number, or a share below 1.
         split: A split manifest from `zsbir datasets split`.
-        backbone: A backbone's name, or any timm model's; default: the published one.
-        pretrained: Start from pretrained weights.
+        set_data: Further arguments of the dataset: key=value ...
+    """
+
+    dataset: Annotated[str | None, arg(help_behavior_hint="(default: openmoji)")] = None
+    root: Path | None = None
+    unseen: str | None = None
+    validation: float | None = None
+    split: Path | None = None
+    set_data: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What to train.
+
+    Attributes:
+        backbone: A backbone's name, or any timm model's.
+        no_pretrained: Start from random weights, not from pretrained ones.
         weights: A local file with the backbone's weights, instead of a download.
         set: Further arguments of the method: key=value ..., with dots for parts (masker.ratio=0.5).
-        set_data: Further arguments of the dataset: key=value ...
-        epochs: Default: as published.
-        batch_size: Rows a step and process; default: as published.
-        lr: Learning rate; default: as published.
-        samples_per_epoch: Rows an epoch; default: as published.
+    """
+
+    backbone: Annotated[str | None, _PUBLISHED] = None
+    no_pretrained: FlagCreatePairsOff[bool] = False
+    weights: Path | None = None
+    set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How to train.
+
+    Attributes:
+        epochs: How often to go through the data.
+        batch_size: Rows a step and process.
+        lr: Learning rate at the start.
+        samples_per_epoch: Rows an epoch.
         recipe: Further training settings: key=value ..., such as schedule=cosine augment=affine lora.rank=8.
-        speed: How steps are run: key=value ..., of channels_last, compile, fused, tf32, checkpointing (each true or
-            false).
-        track: A tracker besides metrics.jsonl: tensorboard, wandb, ...; may be given several times.
-        out: The run folder, which must be new; default: runs/METHOD-DATASET-N.
-        device: Where to train.
-        precision: Mixed precision.
-        seed: Of weights, sampling and augmentation.
-        workers: Processes that decode images.
-        accumulate: Steps whose gradients are summed before the optimiser's step.
-        select_on: What chooses the best checkpoint: retrieval on held-out seen classes; accuracy on held-out sketches
-            of seen classes (needs a dataset with hold_out); `test` is not honest, and the reports say so.
+    """
+
+    epochs: Annotated[int | None, _PUBLISHED] = None
+    batch_size: Annotated[int | None, _PUBLISHED] = None
+    lr: Annotated[float | None, _PUBLISHED] = None
+    samples_per_epoch: Annotated[int | None, _PUBLISHED] = None
+    recipe: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Which checkpoint is the best, and when to stop.
+
+    Attributes:
+        select_on: Retrieval on held-out seen classes; accuracy on held-out sketches of the training classes (needs
+            a dataset with hold_out); `test` is not honest, and the reports say so.
         validate_every: Epochs between validations.
         patience: Stop after so many validations without a better one.
         save_every: Steps between checkpoints within an epoch.
         max_bad_images: Unreadable images to skip before giving up.
+    """
+
+    select_on: Annotated[
+        Literal["validation", "accuracy", "test", "none"] | None, arg(help_behavior_hint="(default: validation)")
+    ] = None
+    validate_every: Annotated[int | None, arg(help_behavior_hint="(default: 1)")] = None
+    patience: int | None = None
+    save_every: int | None = None
+    max_bad_images: Annotated[int | None, arg(help_behavior_hint="(default: 20)")] = None
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where and how fast to train.
+
+    Attributes:
+        device: Where to train.
+        precision: Mixed precision.
+        accumulate: Steps whose gradients are summed before the optimiser's step.
+        speed: How steps are run: `auto`, or key=value ... of channels_last, compile, fused, tf32, checkpointing (each
+            true or false).
+        seed: Of weights, sampling and augmentation.
+        track: A tracker besides metrics.jsonl: tensorboard, wandb, ...; may be given several times.
+    """
+
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, arg(help_behavior_hint="(default: auto)")] = None
+    precision: Annotated[Literal["no", "bf16", "fp16"] | None, arg(help_behavior_hint="(default: no)")] = None
+    accumulate: Annotated[int | None, arg(help_behavior_hint="(default: 1)")] = None
+    speed: tuple[str, ...] = ()
+    seed: Annotated[int | None, arg(help_behavior_hint="(default: 0)")] = None
+    track: UseAppendAction[tuple[str, ...]] = ()
+
+
+def train(
+    method: Annotated[str | None, Positional] = None,
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: runs/METHOD-DATASET-N)")] = None,
+    resume: Path | None = None,
+    from_: Annotated[Path | None, arg(name="from")] = None,
+    workers: Annotated[int | None, arg(help_behavior_hint="(default: 2)")] = None,
+    masks: Path | None = None,
+    cache: Path | None = None,
+    data: DataOptions = DataOptions(),
+    model: ModelOptions = ModelOptions(),
+    recipe: RecipeOptions = RecipeOptions(),
+    selection: SelectionOptions = SelectionOptions(),
+    machine: MachineOptions = MachineOptions(),
+) -> None:
+    """Train a method on the seen classes of a dataset; evaluate it afterwards with `zsbir evaluate RUN`.
+
+    Examples:
+      zsbir train dann --dataset folder --root my-data --unseen giraffe,horse --backbone lite0
+      zsbir train --resume runs/dann-folder-1
+
+    Args:
+        method: A method's name, see `zsbir list`.
+        out: The run folder, which must be new.
+        resume: Go on with a stopped run, as it was started.
+        from_: Repeat a run with its exact settings, into a new folder.
+        workers: Processes that decode images.
         masks: A folder to keep each photo's mask in (puxim): the masker then runs once per photo, for all runs.
         cache: A folder for decoded images, filled on first use: later epochs, validations and runs decode nothing.
-        resume: Go on with a stopped run.
-        from_: Repeat a run with its exact settings, into a new folder.
+        data: The dataset, its folder and its classes.
+        model: The method's parts.
+        recipe: The published settings are the defaults.
+        selection: Model selection and checkpoints.
+        machine: None of it changes what is trained, except the seed and the precision.
     """
-    trainer: Trainer
+    given = {k: v for group in (data, model, recipe, selection, machine) for k, v in _given(group).items()}
     if resume is not None:
+        _refuse("--resume", {**given, "method": method, "out": out, "from": from_}, but=("root",))
         from zsbir.engine.trainer import Trainer
 
-        trainer = Trainer.resume(resume, workers=workers)
+        trainer = Trainer.resume(resume, workers=workers, root=data.root)
     elif from_ is not None:
-        trainer = _again(from_, out, workers)
+        _refuse("--from", {**given, "method": method}, but=("root",))
+        trainer = _again(from_, out, workers, data.root)
+    elif method is None:
+        raise ZsbirError("which method? zsbir train METHOD --dataset NAME --root DIR; `zsbir list` has the names")
     else:
-        values = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "samples_per_epoch": samples_per_epoch}
-        settings = {"device": device, "precision": precision, "seed": seed, "workers": workers,
-                    "accumulate": accumulate, "select_on": select_on, "validate_every": validate_every,
-                    "patience": patience, "save_every": save_every, "max_bad_images": max_bad_images}  # fmt: skip
-        if method is None:
-            raise ZsbirError("which method? zsbir train METHOD --dataset NAME --root DIR; `zsbir list` has the names")
-        trainer = _fresh(
-            method, dataset, (root, unseen, validation, split), backbone, pretrained, weights, (set, set_data, recipe),
-            {k: v for k, v in values.items() if v is not None}, out, settings,
-        )  # fmt: skip
+        trainer = _fresh(method, out, workers, data, model, recipe, {**_given(selection), **_given(machine)})
     if masks is not None:
         from zsbir.engine.masks import use_stored_masks
 
@@ -117,58 +175,68 @@ def train(
         print(f"done: {trainer.out}\nnext: zsbir evaluate {trainer.out}")
 
 
-def _speed(words: tuple[str, ...]) -> Speed:
-    from zsbir.cli._options import assignments
-    from zsbir.engine.speed import Speed
+def _given(group: Any) -> dict[str, Any]:
+    """Return the options of a group that differ from their defaults."""
+    values = ((item, getattr(group, item.name)) for item in fields(group))
+    return {item.name: value for item, value in values if value != item.default}
 
-    return Speed.of(assignments(words, "--speed"))
+
+def _refuse(mode: str, given: dict[str, Any], but: tuple[str, ...]) -> None:
+    dropped = [name for name, value in given.items() if value is not None and name not in but]
+    if dropped:
+        named = ", ".join("METHOD" if name == "method" else f"--{name.replace('_', '-')}" for name in dropped)
+        raise ZsbirError(f"{mode} takes its settings from the run, so it cannot change them: leave out {named}")
 
 
 def _fresh(
     method: str,
-    dataset: str,
-    where: tuple[Path | None, str | None, float | None, Path | None],
-    backbone: str | None,
-    pretrained: bool,
-    weights: Path | None,
-    words: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]],
-    recipe: dict[str, Any],
     out: Path | None,
+    workers: int | None,
+    data: DataOptions,
+    model: ModelOptions,
+    recipe: RecipeOptions,
     settings: dict[str, Any],
 ) -> Trainer:
     import torch
 
-    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder
+    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, joined
     from zsbir.engine.run import recipe_from, refuse_taken
+    from zsbir.engine.speed import Speed
     from zsbir.engine.trainer import Trainer
 
-    folder = out or free_folder(Path("runs"), f"{method}-{dataset}")
+    name = data.dataset or "openmoji"
+    folder = out or free_folder(Path("runs"), f"{method}-{name}")
     refuse_taken(folder)
-    data = build_dataset(dataset, *where, more=assignments(words[1], "--set-data"))
-    more = assignments(words[0], "--set")
-    if backbone is not None:
-        more["backbone"] = {"name": backbone, **more["backbone"]} if "backbone" in more else backbone
-    torch.manual_seed(settings["seed"])
-    built = build_method(method, data.train.classes, pretrained, weights, more)
-    changed = recipe_from({**recipe, **assignments(words[2], "--recipe")}, built.recipe)
-    return Trainer(built, data, recipe=changed, out=folder, **settings)
+    if "speed" in settings:
+        words = settings["speed"]
+        settings["speed"] = Speed.auto() if words == ("auto",) else Speed.of(assignments(words, "--speed"))
+    if workers is not None:
+        settings["workers"] = workers
+    more = assignments(data.set_data, "--set-data")
+    dataset = build_dataset(name, data.root, data.unseen, data.validation, data.split, more)
+    parts = assignments(model.set, "--set")
+    if model.backbone is not None:
+        parts["backbone"] = {"name": model.backbone, **parts["backbone"]} if "backbone" in parts else model.backbone
+    torch.manual_seed(settings.get("seed", 0))
+    built = build_method(method, dataset.train.classes, not model.no_pretrained, model.weights, parts)
+    named = {k: v for k, v in _given(recipe).items() if k != "recipe"}
+    changed = joined(named, assignments(recipe.recipe, "--recipe"), "--recipe")
+    return Trainer(built, dataset, recipe=recipe_from(changed, built.recipe), out=folder, **settings)
 
 
-def _again(run: Path, out: Path | None, workers: int) -> Trainer:
+def _again(run: Path, out: Path | None, workers: int | None, root: Path | None) -> Trainer:
     import torch
 
     from zsbir.cli._options import free_folder
-    from zsbir.data import DATASETS
-    from zsbir.engine.run import read_run, recipe_from, settings_of
+    from zsbir.engine.run import dataset_of, read_run, recipe_from, settings_of
     from zsbir.engine.trainer import Trainer
     from zsbir.methods import METHODS
 
     record = read_run(run)
-    settings = settings_of(record)
     torch.manual_seed(record["seed"])
     method = METHODS.build(record["method"])
     folder = out or free_folder(run.parent, f"{run.name}-again")
     return Trainer(
-        method, DATASETS.build(record["dataset"]), recipe=recipe_from(record["recipe"]), out=folder,
-        seed=record["seed"], workers=workers, **settings,
+        method, dataset_of(record, root), recipe=recipe_from(record["recipe"]), out=folder, seed=record["seed"],
+        **settings_of(record, workers),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where a run trains, and who else is told about it: the Accelerator of a trainer."""
+"""Devices, precision and trackers: the Accelerator of a trainer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method
@@ -48,6 +49,7 @@ def make_accelerator(
     if precision == "fp16" and cpu:
         raise ZsbirError("fp16 needs CUDA: on a CPU use --precision no or bf16")
     check_trackers(track)
+    AcceleratorState._reset_state()  # else a second trainer of this process could have no other precision
     return Accelerator(
         cpu=cpu,
         mixed_precision=precision,

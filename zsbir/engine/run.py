@@ -17,6 +17,7 @@ import timm
 import torch
 
 import zsbir
+from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
 from zsbir.engine.lora import Lora
 from zsbir.engine.speed import Speed
@@ -94,10 +95,16 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's settings as `Trainer` takes them; how many processes and workers is the machine's matter."""
-    settings = {k: v for k, v in run["settings"].items() if k not in ("processes", "workers")}
+def settings_of(run: Mapping[str, Any], workers: int | None = None) -> dict[str, Any]:
+    """Return a run's settings as `Trainer` takes them, with other `workers` if given."""
+    settings = {k: v for k, v in run["settings"].items() if k != "processes"}
+    settings["workers"] = settings["workers"] if workers is None else workers
     return {**settings, "speed": Speed.of(settings["speed"])}
+
+
+def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Dataset:
+    """Return a run's dataset; `root` says where its folder is now, if it was moved."""
+    return DATASETS.build(run["dataset"], **({} if root is None else {"root": str(root)}))
 
 
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:

@@ -49,6 +49,11 @@ class Speed:
                 raise ZsbirError(f"the speed option {name} is true or false, not {value!r}")
         return cls(**values)
 
+    @classmethod
+    def auto(cls) -> Speed:
+        """Return what is fast on this machine: on CUDA also NHWC order, whose kernels for tensor cores need it."""
+        return cls(channels_last=torch.cuda.is_available())
+
     def prepare(self, method: Method) -> None:
         """Apply the settings to a method, in place; its parameter names stay the same."""
         if self.channels_last:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
 from zsbir.data.batches import RawBatch, to_batch
 from zsbir.engine.checkpoint import load_state, save_checkpoint
@@ -22,7 +21,7 @@ from zsbir.engine.feeding import Keep, images_per_step, make_loader, seed_step
 from zsbir.engine.logging import EpochBar, StepLog, say
 from zsbir.engine.lora import Adapters, Lora
 from zsbir.engine.optim import lr_factor, make_optimizer, set_lr
-from zsbir.engine.run import claim, describe, read_run, recipe_from, settings_of, write_run
+from zsbir.engine.run import claim, dataset_of, describe, read_run, recipe_from, settings_of, write_run
 from zsbir.engine.safety import BadImages, check_finite, out_of_memory
 from zsbir.engine.selection import Selection, SelectOn
 from zsbir.engine.speed import Speed
@@ -114,12 +113,15 @@ class Trainer:
         }  # fmt: skip
 
     @classmethod
-    def resume(cls, run: str | Path, *, workers: int | None = None, progress: bool = True) -> Trainer:
+    def resume(
+        cls, run: str | Path, *, workers: int | None = None, root: str | Path | None = None, progress: bool = True
+    ) -> Trainer:
         """Return the trainer of a stopped run, ready for `fit` to go on with its next step.
 
         Args:
             run: The run folder.
             workers: As in the run, unless given.
+            root: The dataset's folder, if it was moved.
             progress: Show progress.
 
         Raises:
@@ -130,12 +132,11 @@ class Trainer:
         folder = resolve(run / "last")
         trainer = cls(
             rebuild(record["method"], folder),
-            DATASETS.build(record["dataset"]),
+            dataset_of(record, root),
             recipe=recipe_from(record["recipe"]),
             seed=record["seed"],
-            workers=record["settings"]["workers"] if workers is None else workers,
             progress=progress,
-            **settings_of(record),
+            **settings_of(record, workers),
         )
         trainer.out = run
         if trainer.recipe.ema is not None:
