@@ -1,12 +1,17 @@
 """Every registry entry keeps its contract: a new plugin is tested without writing a test."""
 
 import json
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
 import zsbir
+from zsbir import BACKBONES, DATASETS, MASKERS, MATCHERS, METHODS, PROTOCOLS
+from zsbir.arguments import fits
+from zsbir.evaluation.scoring import evaluate_scores
+from zsbir.search.stores import STORES
 from zsbir.types import Batch, Embeddings, Paths
 
 # Small settings where the published defaults are large; a new entry needs none unless its defaults are.
@@ -149,4 +154,36 @@ def test_matcher(name):
 @pytest.mark.parametrize("name", zsbir.PROTOCOLS.names())
 def test_protocol(name):
     protocol = zsbir.PROTOCOLS.build(name)
-    assert protocol.spec["name"] == name
+    assert protocol.name == name
+    assert zsbir.PROTOCOLS.build(protocol.spec) == protocol
+    labels = np.arange(30) % 3
+    right = torch.tensor(labels[:, None] == labels[None, :]).float()
+    order = torch.linspace(0, 0.5, 30)  # no two scores of a query are equal
+    best, worst = (evaluate_scores(scores + order, labels, labels, [name], ks=(5,))[name] for scores in (right, -right))
+    assert best.keys() == worst.keys()
+    assert ("P@5" in best) == (protocol.precision_at is not None)
+    assert ("mAP@5" in best) == (protocol.ap_at is not None)
+    for metric, value in best.items():
+        assert value == pytest.approx(1), metric
+        assert 0 <= worst[metric] < 0.4, metric
+
+
+REGISTRIES = [METHODS, DATASETS, BACKBONES, MASKERS, MATCHERS, PROTOCOLS, STORES]
+
+
+@pytest.mark.parametrize(("registry", "name"), [(r, name) for r in REGISTRIES for name in r.names()])
+def test_arguments_can_be_checked(registry, name):
+    """Every constructor's annotations can be read, and its defaults agree with them."""
+    made = registry.get(name)
+    hints = get_type_hints(made.__init__ if isinstance(made, type) else made, include_extras=True)
+    for key, parameter in registry.parameters(name).items():
+        assert parameter.default is parameter.empty or fits(parameter.default, hints[key]), key
+    with pytest.raises(zsbir.ZsbirError, match="no argument 'nonsense'"):
+        made(nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name"), [(r, name) for r in (MASKERS, MATCHERS, PROTOCOLS, STORES) for name in r.names()]
+)
+def test_constructor_and_build_are_equal(registry, name):
+    assert registry.get(name)().spec == registry.build(name).spec

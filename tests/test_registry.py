@@ -1,10 +1,15 @@
 """The registry: names without imports, specs with defaults bound, and typos answered."""
 
+import inspect
+import pydoc
+import sys
+
 import pytest
 
 import zsbir
+from zsbir.engine.run import recipe_from
 from zsbir.errors import UnknownNameError, ZsbirError
-from zsbir.registry import Registry, spec_of
+from zsbir.registry import Registry, import_file, spec_of
 
 
 class Base:
@@ -42,12 +47,107 @@ def test_instance_argument_becomes_its_spec(registry):
     assert registry.build(whole.spec).part.size == 9
 
 
-def test_component_without_spec_cannot_be_recorded(registry):
-    plain = registry.get("part")(size=1)
-    with pytest.raises(ZsbirError, match="has no spec"):
-        registry.build("whole", part=plain)
-    with pytest.raises(ZsbirError, match="has no spec"):
-        spec_of(plain)
+def test_constructor_and_build_are_equal(registry):
+    part = registry.get("part")
+    assert part(4).spec == registry.build("part", size=4).spec == {"name": "part", "size": 4}
+    with pytest.raises(UnknownNameError, match="thing 'part' has no argument 'sise'"):
+        part(sise=4)
+
+
+def test_outermost_registered_class_is_recorded(registry):
+    @registry.register("double")
+    class Double(registry.get("part")):
+        def __init__(self, half: int) -> None:
+            super().__init__(2 * half)
+
+    made = Double(half=3)
+    assert (made.size, made.spec) == (6, {"name": "double", "half": 3})
+    assert str(inspect.signature(Double)) == "(half: int)"
+
+    class Unregistered(Double):
+        pass
+
+    with pytest.raises(ZsbirError, match="register its class"):
+        spec_of(Unregistered(3))
+
+
+def test_part_without_spec_works_and_cannot_be_recorded(registry):
+    class Unregistered(registry.get("part")):
+        pass
+
+    for whole in (registry.build("whole", part=Unregistered()), registry.get("whole")(Unregistered())):
+        assert isinstance(whole.part, Unregistered)
+        with pytest.raises(ZsbirError, match="has no spec"):
+            spec_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("dann", {"margin": "abc"}, "method 'dann': margin='abc' must be a number"),
+        ("dann", {"margin": float("nan")}, "margin=nan must be a number"),
+        ("dann", {"pool": "mx"}, "pool='mx' must be 'max' or 'model'"),
+        ("dann", {"freeze": "all"}, "freeze='all' must be 'none' or 'backbone'"),
+        ("dann", {"shared": "perhaps"}, "shared='perhaps' must be True or False"),
+        ("dann", {"head": 256}, "head=256 must be a list of whole numbers"),
+        ("dann", {"backbone": 3}, "backbone=3 must be text, a mapping or a Backbone"),
+        ("puxim", {"match": "all"}, "match='all' must be 'mask' or 'non-mask'"),
+        ("sbka", {"preset": "pacs"}, "preset='pacs' must be 'sketchy', 'tuberlin' or 'quickdraw'"),
+        ("sbka", {"classes": "bat"}, "classes='bat' must be a list of texts"),
+        (None, {}, "a method is given by its name, a mapping with the key 'name', or a Method, not None"),
+        (3, {}, "not 3"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_sentence(name, arguments, message):
+    with pytest.raises(ZsbirError, match=message):
+        zsbir.build(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": -1}, "recipe: epochs=-1 must be a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"lr": "0.1"}, "lr='0.1' must be a number above 0"),
+        ({"lr": float("nan")}, "lr=nan must be"),
+        ({"epoch": 1}, "recipe has no argument 'epoch'. Did you mean 'epochs'"),
+        ({"schedule": "cosin"}, "schedule='cosin' must be 'constant', 'cosine' or 'exponential'"),
+        ({"augment": "afine"}, "augment='afine' must be 'none' or 'affine'"),
+        ({"sampling": "mix"}, "sampling='mix' must be 'triplet' or 'mixed'"),
+        ({"sketch_share": 1}, r"sketch_share=1 must be a number in \(0, 1\)"),
+        ({"ema": 1.5}, r"ema=1.5 must be a number in \[0, 1\] or None"),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda values: zsbir.Recipe(**values), recipe_from])
+def test_recipe_is_checked_wherever_it_comes_from(make, settings, message):
+    with pytest.raises(ZsbirError, match=message):
+        make(settings)
+
+
+def test_registered_classes_show_their_signature():
+    assert "margin: float = 1.0" in pydoc.render_doc(zsbir.METHODS.get("dann"), renderer=pydoc.plaintext)
+    assert list(zsbir.METHODS.parameters("dann"))[:2] == ["backbone", "pretrained"]
+
+
+def test_file_registers_a_component(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = tmp_path / "my_matcher.py"
+    file.write_text(
+        "from zsbir import MATCHERS\nfrom zsbir.matchers.cosine import CosineMatcher\n"
+        '@MATCHERS.register("mine")\nclass Mine(CosineMatcher):\n    pass\n'
+    )
+    module = import_file(file)
+    assert import_file(file) is module
+    assert type(zsbir.MATCHERS.build("mine")) is module.Mine
+    del zsbir.MATCHERS._entries["mine"], sys.modules["my_matcher"]
+    with pytest.raises(ZsbirError, match="is no Python file"):
+        import_file(tmp_path / "other.py")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(ZsbirError, match=r"broken\.py failed: ZeroDivisionError"):
+        import_file(tmp_path / "broken.py")
+    (tmp_path / "json.py").write_text("")
+    with pytest.raises(ZsbirError, match="there is a module 'json' already"):
+        import_file(tmp_path / "json.py")
 
 
 def test_unknown_names_and_arguments_are_answered(registry):

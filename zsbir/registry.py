@@ -6,23 +6,30 @@ A component is one file with one decorated class::
     class RandomMasker(Masker):
         def __init__(self, ratio: float = 0.5) -> None: ...
 
-The constructor is the configuration. `Registry.build` binds the arguments, refuses what the constructor does not
-know, and records the result as ``component.spec``, from which the same component can be built again.
+The constructor is the configuration. Its arguments are checked against their annotations, and recorded as
+``component.spec``, from which the same component can be built again: ``RandomMasker(0.3)`` and
+``MASKERS.build("random", ratio=0.3)`` are equal.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
+import html
 import importlib
 import importlib.util
 import inspect
+import numbers
+import reprlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from zsbir.arguments import close_matches as close_matches
+from zsbir.arguments import wrap
 from zsbir.errors import UnknownNameError, ZsbirError
 
 T = TypeVar("T")
@@ -30,30 +37,23 @@ C = TypeVar("C", bound=Callable[..., Any])
 Spec = str | Mapping[str, Any]
 
 
-def close_matches(name: str, known: list[str], most: int = 5) -> str:
-    """Return a sentence with the close matches to `name`, and all known names when they are few."""
-    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
-    listed = ", ".join(known) if len(known) <= 40 else f"{len(known)} names"
-    return (f"Did you mean {' or '.join(map(repr, close))}? " if close else "") + f"Known: {listed or 'none'}."
-
-
 def spec_of(component: object) -> Any:
-    """Return the spec that `Registry.build` recorded on a component.
+    """Return the spec that was recorded when a component was made.
 
     Raises:
-        ZsbirError: If the component was made by its constructor directly, so that nothing recorded its arguments.
+        ZsbirError: If there is none, because its class, or that of a component given to it, is in no registry.
     """
     spec = getattr(component, "spec", None)
     if spec is None:
         raise ZsbirError(
-            f"{type(component).__name__} has no spec, so it cannot be saved: make it with a registry's build() "
-            "instead of its constructor."
+            f"{type(component).__name__} has no spec, so it cannot be saved: register its class, and those of the "
+            'components given to it, with a decorator such as @METHODS.register("name")'
         )
     return spec
 
 
 def _plain(value: Any) -> Any:
-    """Turn a bound argument into what JSON can hold; a component becomes its spec."""
+    """Turn an argument into what JSON can hold; a component becomes its spec."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -62,7 +62,59 @@ def _plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
+    if isinstance(value, numbers.Real):  # of NumPy
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     return spec_of(value)
+
+
+def import_file(path: str | Path) -> ModuleType:
+    """Import a Python file, so that the components it registers can be built by name.
+
+    Args:
+        path: Such as ``my_method.py``; its folder is added to the end of `sys.path`, for worker processes.
+
+    Raises:
+        ZsbirError: If there is no such file, it fails, or another module has its name.
+    """
+    path = Path(path).resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise ZsbirError(f"{path} is no Python file: give one that registers components")
+    held = sys.modules.get(path.stem)
+    if held is not None:
+        if getattr(held, "__file__", None) == str(path):
+            return held
+        raise ZsbirError(f"{path} cannot be imported: there is a module {path.stem!r} already; rename the file")
+    sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        raise ZsbirError(f"importing {path} failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+class Table(dict[str, dict[str, str]]):
+    """Names with a line on each, by kind; it shows itself as a table."""
+
+    def __repr__(self) -> str:
+        width = max((len(name) for names in self.values() for name in names), default=0)
+        blocks = (
+            "\n".join([kind, *(f"  {name:<{width}}  {line}".rstrip() for name, line in names.items())])
+            for kind, names in self.items()
+        )
+        return "\n\n".join(blocks)
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><td>{html.escape(kind)}</td><td>{html.escape(name)}</td><td>{html.escape(line)}</td></tr>"
+            for kind, names in self.items()
+            for name, line in names.items()
+        )
+        return f"<table><tr><th>kind</th><th>name</th><th></th></tr>{''.join(rows)}</table>"
 
 
 class Registry(Generic[T]):
@@ -72,6 +124,7 @@ class Registry(Generic[T]):
         kind: What the entries are, in the singular, for messages: ``"masker"``.
         package: The package whose modules hold zsbir's own entries. Its sources are scanned for ``.register("name")``
             decorators, so names are known, and a module is imported only when one of its names is used.
+        base: Where the class of the components is, ``"module:Class"``: what `build` takes as ready. None: any object.
         fallback: Called with a name that no entry carries; returns a spec of an entry, or None. For instance any
             timm model name becomes the entry ``timm`` with ``model=name``.
         more_names: Gives the names that `fallback` takes, for the close matches of a typo.
@@ -83,12 +136,14 @@ class Registry(Generic[T]):
         self,
         kind: str,
         package: str,
+        base: str | None = None,
         fallback: Callable[[str], Mapping[str, Any] | None] | None = None,
         more_names: Callable[[], list[str]] | None = None,
     ) -> None:
         self.kind = kind
         self.package = package
         self.group = f"zsbir.{kind}s"
+        self._base = base
         self._fallback = fallback
         self._more_names = more_names
         self._entries: dict[str, Callable[..., T]] = {}
@@ -109,14 +164,31 @@ class Registry(Generic[T]):
             owner = self._scan().get(name)
             if owner is not None and owner[0] != cls.__module__:
                 raise ZsbirError(f"{self.kind} {name!r} is already registered by {owner[0]}")
-            self._entries[name] = cls
-            return cls
+            made: C = wrap(cls, f"{self.kind} {name!r}", lambda made, given: self._record(name, cls, made, given))
+            self._entries[name] = made
+            return made
 
         return decorate
+
+    def _record(self, name: str, cls: Callable[..., Any], made: object, given: dict[str, Any]) -> None:
+        if isinstance(cls, type) and type(made) is not cls:
+            return  # a subclass: its own registration records its own arguments
+        try:
+            spec = {"name": name, **{key: _plain(value) for key, value in given.items()}}
+        except ZsbirError:
+            return  # made from a part that has no spec: it works, and `spec_of` says why it cannot be saved
+        # object.__setattr__: some components are frozen records, some Modules, and both may carry it.
+        object.__setattr__(made, "spec", spec)
 
     def names(self) -> list[str]:
         """Return all names, sorted, without importing any component."""
         return sorted({*self._scan(), *self._entry_points(), *self._entries})
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}s: {', '.join(self.names())}>"
+
+    def _repr_html_(self) -> str:
+        return Table({f"{self.kind}s": self.describe()})._repr_html_()
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self.names()
@@ -147,10 +219,10 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def build(self, spec: Spec | T, **overrides: Any) -> T:
-        """Build a component from its name, a mapping ``{"name": ..., argument: value}``, or pass an instance through.
+        """Build a component from its name or a mapping ``{"name": ..., argument: value}``; a ready one is returned.
 
         Args:
-            spec: The name, the mapping or a ready instance.
+            spec: The name, the mapping or a ready component.
             **overrides: Constructor arguments; they win over those of the mapping.
 
         Returns:
@@ -158,12 +230,10 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: For an unknown name or argument, with the close matches.
-            ZsbirError: For an argument that is missing, or overrides on a ready instance.
+            ZsbirError: For an argument that is missing or wrong, or overrides on a ready component.
         """
         if not isinstance(spec, (str, Mapping)):
-            if overrides:
-                listed = ", ".join(overrides)
-                raise ZsbirError(f"a ready {type(spec).__name__} takes no arguments ({listed}): name it instead")
+            self._check_ready(spec, overrides)
             return spec
         given: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
         if "name" not in given:
@@ -173,30 +243,23 @@ class Registry(Generic[T]):
             other = self._fallback(name)
             if other is not None:
                 return self.build({**other, **given}, **overrides)
-        cls = self.get(name)
-        arguments = self._bind(name, cls, {**given, **overrides})
-        component = cls(**arguments)
-        # object.__setattr__: some components are frozen records, some Modules, and both may carry it.
-        bound = {"name": name, **{key: _plain(value) for key, value in arguments.items()}}
-        object.__setattr__(component, "spec", bound)
-        return component
+        return self.get(name)(**{**given, **overrides})
+
+    def _check_ready(self, component: object, overrides: dict[str, Any]) -> None:
+        module, _, cls = (self._base or "builtins:object").partition(":")
+        base = getattr(importlib.import_module(module), cls)
+        if not isinstance(component, base):
+            raise ZsbirError(
+                f"a {self.kind} is given by its name, a mapping with the key 'name', or a {base.__name__}, not "
+                f"{reprlib.repr(component)}"
+            )
+        if overrides:
+            listed = ", ".join(overrides)
+            raise ZsbirError(f"a ready {type(component).__name__} takes no arguments ({listed}): name it instead")
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the constructor's parameters of the component called `name`."""
         return dict(inspect.signature(self.get(name)).parameters)
-
-    def _bind(self, name: str, cls: Callable[..., T], arguments: dict[str, Any]) -> dict[str, Any]:
-        signature = inspect.signature(cls)
-        for key in arguments:
-            if key not in signature.parameters:
-                hint = close_matches(key, list(signature.parameters))
-                raise UnknownNameError(f"{self.kind} {name!r} has no argument {key!r}. {hint}")
-        try:
-            bound = signature.bind(**arguments)
-        except TypeError as error:
-            raise ZsbirError(f"{self.kind} {name!r}: {error}") from None
-        bound.apply_defaults()
-        return dict(bound.arguments)
 
     def _scan(self) -> dict[str, tuple[str, str]]:
         """Map each of zsbir's own names to its module and the first line of its docstring, read from the sources."""
@@ -234,4 +297,5 @@ class Registry(Generic[T]):
             warnings.warn(f"the {self.kind} plugin {name!r} ({point.value}) is broken: {error!r}", stacklevel=4)
             del self._entry_points()[name]
             return
-        self._entries.setdefault(name, cls)
+        if name not in self._entries:
+            self.register(name)(cls)

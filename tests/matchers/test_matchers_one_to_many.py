@@ -221,11 +221,11 @@ def test_few_photos_give_one_cluster_each_with_a_message(queries):
     ("settings", "message"),
     [
         ({"subspaces": 0}, "at least 1"),
-        ({"weight": 1.5}, "weight in"),
+        ({"weight": 1.5}, "weight=1.5"),
         ({"clusters": 0}, "clusters=0"),
         ({"clusters": "many"}, "'many'"),
-        ({"model": "tied"}, "full, diagonal"),
-        ({"choose": "luck"}, "silhouette, bic"),
+        ({"model": "tied"}, "'full', 'diagonal'"),
+        ({"choose": "luck"}, "'silhouette' or 'bic'"),
         ({"precision": "half"}, "float32"),
     ],
 )

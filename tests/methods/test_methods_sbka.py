@@ -211,7 +211,7 @@ def test_classes_without_a_prior_are_named():
     ("settings", "message"),
     [
         ({"backbone": "convnextv3"}, "Did you mean"),
-        ({"preset": "coco"}, "sketchy, tuberlin, quickdraw"),
+        ({"preset": "coco"}, "'sketchy', 'tuberlin' or 'quickdraw'"),
         ({"prior": -1.0}, "at least 0"),
         ({"weights": "none.safetensors"}, "there is no weights file"),
     ],

@@ -23,5 +23,7 @@ def _timm_names() -> list[str]:
     return list(timm.list_models())
 
 
-BACKBONES: Registry[Backbone] = Registry("backbone", __name__, fallback=_timm_name, more_names=_timm_names)
+BACKBONES: Registry[Backbone] = Registry(
+    "backbone", __name__, "zsbir.backbones.base:Backbone", fallback=_timm_name, more_names=_timm_names
+)
 """All backbones by name; any other timm model name builds the entry ``timm``."""

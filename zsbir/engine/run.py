@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from zsbir.engine.speed import Speed
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, write_json
 from zsbir.methods.base import Method, Recipe
-from zsbir.registry import close_matches, spec_of
+from zsbir.registry import spec_of
 
 
 def refuse_taken(folder: Path) -> None:
@@ -116,18 +116,15 @@ def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recip
     """Return `start` (or the defaults) with some values replaced.
 
     Raises:
-        ZsbirError: For a setting that a recipe does not have, with the close matches.
+        ZsbirError: For a setting that a recipe does not have, with the close matches, or a value out of range.
     """
-    known = [item.name for item in fields(Recipe)]
-    for name in values:
-        if name not in known:
-            raise ZsbirError(f"a recipe has no setting {name!r}. {close_matches(name, known)}")
     merged = {**asdict(start or Recipe()), **values}
-    patterns = merged["freeze"]
-    merged["freeze"] = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if merged["lora"] is not None:
-        Lora.of(merged["lora"])  # a wrong setting is said now
-    return Recipe(**merged)
+    if isinstance(merged["freeze"], str):
+        merged["freeze"] = (merged["freeze"],)
+    recipe = Recipe(**merged)
+    if recipe.lora is not None:
+        Lora.of(recipe.lora)  # a wrong setting is said now
+    return replace(recipe, freeze=tuple(recipe.freeze))
 
 
 def _revision() -> str | None:

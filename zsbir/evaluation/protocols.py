@@ -64,7 +64,7 @@ class Protocol:
         return asdict(self)
 
 
-PROTOCOLS: Registry[Protocol] = Registry("protocol", "zsbir.evaluation")
+PROTOCOLS: Registry[Protocol] = Registry("protocol", "zsbir.evaluation", f"{__name__}:Protocol")
 """All protocols by name."""
 
 

@@ -9,5 +9,5 @@ from zsbir.registry import Registry
 if TYPE_CHECKING:
     from zsbir.maskers.base import Masker
 
-MASKERS: Registry[Masker] = Registry("masker", __name__)
+MASKERS: Registry[Masker] = Registry("masker", __name__, "zsbir.maskers.base:Masker")
 """All maskers by name."""

@@ -9,5 +9,5 @@ from zsbir.registry import Registry
 if TYPE_CHECKING:
     from zsbir.matchers.base import Matcher
 
-MATCHERS: Registry[Matcher] = Registry("matcher", __name__)
+MATCHERS: Registry[Matcher] = Registry("matcher", __name__, "zsbir.matchers.base:Matcher")
 """All matchers by name."""

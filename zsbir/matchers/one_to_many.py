@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from zsbir.arguments import Count, Proportion
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._choose import Rule, choose_clusters
@@ -62,27 +63,20 @@ class OneToMany(Matcher):
 
     def __init__(
         self,
-        subspaces: int = 2,
-        clusters: int | Literal["auto"] = "auto",
+        subspaces: Count = 2,
+        clusters: Count | Literal["auto"] = "auto",
         model: Model = "full",
-        weight: float = 0.8,
+        weight: Proportion = 0.8,
         normalise: bool = True,
         choose: Rule = "silhouette",
-        most_clusters: int = 64,
+        most_clusters: Count = 64,
         seed: int = 0,
-        max_iter: int = 100,
+        max_iter: Count = 100,
         tol: float = 1e-3,
         reg: float = 1e-6,
         precision: Literal["float32", "float64"] = "float32",
         sweep: str | None = None,
     ) -> None:
-        _check("model", model, ("full", "diagonal", "spherical", "k-means"))
-        _check("choose", choose, ("silhouette", "bic"))
-        _check("precision", precision, ("float32", "float64"))
-        if subspaces < 1 or not 0 <= weight <= 1 or most_clusters < 1 or max_iter < 1:
-            raise ZsbirError("one-to-many: subspaces, most_clusters, max_iter must be at least 1 and weight in [0, 1]")
-        if clusters != "auto" and (isinstance(clusters, str) or clusters < 1):
-            raise ZsbirError(f"one-to-many: clusters={clusters!r} must be 'auto' or a number of at least 1")
         self.grid: Grid | None = published_grid(sweep) if sweep is not None else None
         self.subspaces = subspaces
         self.clusters = clusters
@@ -261,8 +255,3 @@ class OneToMany(Matcher):
         self._shift = vectors.mean(0)
         self._moved = vectors - self._shift
         self._squares = self._moved.square().sum(1)
-
-
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ZsbirError(f"one-to-many: {name}={value!r} is not one of {', '.join(known)}")

@@ -9,5 +9,5 @@ from zsbir.registry import Registry
 if TYPE_CHECKING:
     from zsbir.methods.base import Method
 
-METHODS: Registry[Method] = Registry("method", __name__)
+METHODS: Registry[Method] = Registry("method", __name__, "zsbir.methods.base:Method")
 """All methods by name."""

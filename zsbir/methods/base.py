@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
+from zsbir.arguments import Count, Natural, NonNegative, Positive, Proportion, Range, checked
 from zsbir.errors import ZsbirError
 from zsbir.types import Batch, Domain, Features
 
 
+@checked("recipe")
 @dataclass(frozen=True)
 class Recipe:
     """The training settings of a method; the published values are its defaults.
@@ -48,28 +50,28 @@ class Recipe:
         photo_prepare: Likewise for photos.
     """
 
-    epochs: int = 20
-    batch_size: int = 64
-    samples_per_epoch: int | None = None
+    epochs: Count = 20
+    batch_size: Count = 64
+    samples_per_epoch: Count | None = None
     sampling: Literal["triplet", "mixed"] = "triplet"
     anchor: Literal["sketch", "class"] = "sketch"
-    sketch_share: float = 1 / 3
+    sketch_share: Annotated[float, Range(0, 1, without=("low", "high"))] = 1 / 3
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 1e-4
-    weight_decay: float = 0.0
+    lr: Positive = 1e-4
+    weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "cosine", "exponential"] = "constant"
-    decay: float = 1e-3
-    warmup: int = 0
-    clip: float | None = None
+    decay: Positive = 1e-3
+    warmup: Natural = 0
+    clip: Positive | None = None
     augment: Literal["none", "affine"] = "none"
-    augment_probability: float = 0.7
-    sketch_fill: float | None = 1.0
-    photo_fill: float | None = None
+    augment_probability: Proportion = 0.7
+    sketch_fill: Proportion | None = 1.0
+    photo_fill: Proportion | None = None
     freeze: tuple[str, ...] = ()
     fixed_norm: bool = False
-    layer_decay: float | None = None
+    layer_decay: Proportion | None = None
     lora: Mapping[str, Any] | None = None
-    ema: float | None = None
+    ema: Proportion | None = None
     sketch_prepare: Literal["squash", "crop-pad"] = "squash"
     photo_prepare: Literal["squash", "crop-pad"] = "squash"
 

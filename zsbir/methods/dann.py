@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zsbir.arguments import Count, NonNegative
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.tower import Tower
@@ -87,13 +88,13 @@ class DANN(Method):
         pool: Literal["max", "model"] = "max",
         head: Sequence[int] = (),
         freeze: Literal["none", "backbone"] = "none",
-        margin: float = 1.0,
+        margin: NonNegative = 1.0,
         unit: bool = False,
         batch_negatives: bool = False,
-        triplet_loss_ratio: float = 1.0,
-        domain_loss_ratio: float = 0.5,
+        triplet_loss_ratio: NonNegative = 1.0,
+        domain_loss_ratio: NonNegative = 0.5,
         schedule: Schedule | None = None,
-        grl_threshold_epoch: int = 25,
+        grl_threshold_epoch: Count = 25,
         domain_batches: Literal["joint", "separate"] | None = None,
         negatives: str | Mapping[str, Any] | None = None,
         statistics: Literal["backbone", "unit"] | None = None,

@@ -67,8 +67,6 @@ class Frozen(Method):
             raise ZsbirError(
                 f"remove={remove} must be at least 0 and below the backbone's {self.backbone.dim} dimensions"
             )
-        if photos not in ("plain", "edges", "both"):
-            raise ZsbirError(f"photos={photos!r} must be 'plain', 'edges' or 'both'")
         if remove and scale:
             raise ZsbirError("remove projects out directions of the plain features: give remove or scale, not both")
         if remove and photos == "both":

@@ -106,8 +106,6 @@ class PuXIM(Method):
         decoder = decoder or ("batch" if published else "tokens")
         if published:
             self.recipe = replace(self.recipe, batch_size=2)
-        if match not in ("mask", "non-mask"):
-            raise ZsbirError(f"match={match!r} must be 'mask' or 'non-mask'")
         self.encoder = _encoder(backbone, pretrained, weights, image_size, stem)
         if self.encoder.grid is None:
             raise ZsbirError("puxim needs a backbone with patch tokens, such as 'vit_base_patch16_224'")

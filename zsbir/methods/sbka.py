@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsbir.arguments import NonNegative
 from zsbir.data.semantic import semantic_prior
 from zsbir.errors import ZsbirError
 from zsbir.losses import soft_cross_entropy
@@ -67,19 +68,15 @@ class SBKA(Method):
         weights: str | None = None,
         preset: Literal["sketchy", "tuberlin", "quickdraw"] = "sketchy",
         warmup: int | None = None,
-        prior: float | None = None,
-        noise: float = 0.1,
+        prior: NonNegative | None = None,
+        noise: NonNegative = 0.1,
         image_size: int | None = None,
         label_synsets: Sequence[str] | None = None,
         wordnet: str | None = None,
     ) -> None:
         super().__init__()
-        if preset not in PRESETS:
-            raise ZsbirError(f"sbka has no preset {preset!r}: use one of {', '.join(PRESETS)}")
         settings = PRESETS[preset]
         self.prior_weight = settings.prior if prior is None else prior
-        if self.prior_weight < 0 or noise < 0:
-            raise ZsbirError("sbka: the weights prior and noise must be at least 0")
         self.classes = tuple(classes)
         self.preset = preset
         self.warmup = settings.warmup if warmup is None else warmup

@@ -9,5 +9,5 @@ from zsbir.registry import Registry
 if TYPE_CHECKING:
     from zsbir.search.stores.base import Store
 
-STORES: Registry[Store] = Registry("store", __name__)
+STORES: Registry[Store] = Registry("store", __name__, "zsbir.search.stores.base:Store")
 """All vector stores by name."""

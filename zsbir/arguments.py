@@ -1,0 +1,231 @@
+"""Arguments checked against their annotations where a component, or a record of settings, is made."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+import numbers
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from zsbir.errors import UnknownNameError, ZsbirError
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+class Range(NamedTuple):
+    """The values that an annotated number may have: ``Annotated[float, Range(0, 1)]``.
+
+    Attributes:
+        low: The smallest value.
+        high: The largest value.
+        without: The ends that are excluded, of ``low`` and ``high``.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    without: tuple[str, ...] = ()
+
+    def holds(self, value: float) -> bool:
+        """Return whether a number is in the range."""
+        return self.low <= value <= self.high and value not in [getattr(self, end) for end in self.without]
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"above {self.low:g}" if "low" in self.without else f"of at least {self.low:g}"
+        ends = "(" if "low" in self.without else "[", ")" if "high" in self.without else "]"
+        return f"in {ends[0]}{self.low:g}, {self.high:g}{ends[1]}"
+
+
+Count = Annotated[int, Range(1)]
+"""1, 2, 3, ..."""
+Natural = Annotated[int, Range(0)]
+"""0, 1, 2, ..."""
+Positive = Annotated[float, Range(0, without=("low",))]
+"""Above 0."""
+NonNegative = Annotated[float, Range(0)]
+"""At least 0."""
+Proportion = Annotated[float, Range(0, 1)]
+"""In [0, 1]."""
+
+
+def close_matches(name: str, known: list[str], most: int = 5) -> str:
+    """Return a sentence with the close matches to `name`, and all known names when they are few."""
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    listed = ", ".join(known) if len(known) <= 40 else f"{len(known)} names"
+    return (f"Did you mean {' or '.join(map(repr, close))}? " if close else "") + f"Known: {listed or 'none'}."
+
+
+def checked(what: str) -> Callable[[C], C]:
+    """Return a decorator that checks the arguments of a function, or of a class's constructor, at every call.
+
+    Args:
+        what: What is called, for messages: ``"recipe"``.
+
+    The call raises ZsbirError for an argument that is unknown, missing or not what its annotation says (NaN is no
+    number).
+    """
+
+    def decorate(call: C) -> C:
+        return wrap(call, what, lambda result, given: None)
+
+    return decorate
+
+
+def wrap(call: C, what: str, done: Callable[[Any, dict[str, Any]], None]) -> C:
+    """Check the arguments of `call` and tell `done` about the result and all arguments, defaults included.
+
+    A class is changed in place (`done` then gets the object, those of subclasses included); for a function the wrapper
+    is returned.
+    """
+    inner: Any = call.__init__ if isinstance(call, type) else call  # type: ignore[misc]
+    if inner is object.__init__:
+        inner = _no_constructor
+    signature = _signature(inner, skip=int(isinstance(call, type)))
+
+    def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        bound = _bind(what, signature, args, kwargs)
+        _check(what, bound.arguments, _hints(inner))
+        bound.apply_defaults()
+        return bound
+
+    if not isinstance(call, type):
+
+        @functools.wraps(call)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            bound = bind(args, kwargs)
+            result = call(*args, **kwargs)
+            done(result, dict(bound.arguments))
+            return result
+
+        return typing.cast(C, function)
+
+    @functools.wraps(inner)
+    def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = bind(args, kwargs)
+        inner(self, *args, **kwargs)
+        done(self, dict(bound.arguments))
+
+    call.__init__ = constructor  # type: ignore[misc]
+    call.__signature__ = signature  # type: ignore[attr-defined]  # some bases have a __new__ that hides it
+    return call
+
+
+def _no_constructor(self: Any) -> None:
+    """Stand for the constructor of a class that has none."""
+
+
+class _Annotation(str):
+    __slots__ = ()
+    __repr__ = str.__str__  # shown without quotes
+
+
+def _signature(function: Callable[..., Any], skip: int) -> inspect.Signature:
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    shown = [
+        p.replace(annotation=_Annotation(p.annotation)) if isinstance(p.annotation, str) else p for p in parameters
+    ]
+    return inspect.Signature(shown)
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError:  # of names that are imported for type checkers alone
+        return {}
+
+
+def _bind(
+    what: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.BoundArguments:
+    known = signature.parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        for key in kwargs:
+            if key not in known:
+                raise UnknownNameError(f"{what} has no argument {key!r}. {close_matches(key, list(known))}")
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ZsbirError(f"{what}: {error}") from None
+
+
+def _check(what: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key in hints and not fits(value, hints[key]):
+            raise ZsbirError(f"{what}: {key}={reprlib.repr(value)} must be {in_words(hints[key])}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is what an annotation says; an annotation of a kind not known here is met by everything.
+
+    >>> fits(3, int | None), fits("3", int), fits(True, int), fits([1, 2], tuple[int, ...]), fits(float("nan"), float)
+    (True, False, False, True, False)
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if origin is Annotated:
+        return fits(value, args[0]) and all(x.holds(value) for x in args[1:] if isinstance(x, Range))
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if hint in (int, float):
+        kind = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool) and value == value
+    if hint is str:
+        return isinstance(value, (str, PurePath))  # files may be given as either
+    if isinstance(origin, type) and issubclass(origin, (Sequence, Set)):
+        # JSON has no tuples, so lists stand for them.
+        if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple) if origin is tuple else origin):
+            return False
+        if origin is tuple and args[-1] is not Ellipsis:
+            return len(value) == len(args) and all(map(fits, value, args))
+        return all(fits(item, args[0]) for item in value)
+    kind = origin or hint
+    return not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind)
+
+
+_WORDS = {
+    None: ("None", ""),
+    types.NoneType: ("None", ""),
+    bool: ("True or False", ""),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+}
+
+
+def in_words(hint: Any) -> str:
+    """Return an annotation as people say it.
+
+    >>> in_words(Literal["max", "model"]), in_words(Proportion | None), in_words(Sequence[int])
+    ("'max' or 'model'", 'a number in [0, 1] or None', 'a list of whole numbers')
+    """
+    *others, last = _alternatives(hint)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _alternatives(hint: Any) -> list[str]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _WORDS:
+        return [_WORDS[hint][0]]
+    if origin is Annotated:
+        return [" ".join([in_words(args[0]), *(str(extra) for extra in args[1:] if isinstance(extra, Range))])]
+    if origin is Literal:
+        return [repr(arg) for arg in args]
+    if origin in (typing.Union, types.UnionType):
+        return [word for arg in args for word in _alternatives(arg)]
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return ["a mapping"]
+    if isinstance(kind, type) and issubclass(kind, (Sequence, Set)) and args:
+        return [f"a list of {_WORDS.get(args[0], ('', ''))[1] or in_words(args[0])}"]
+    return [f"a {getattr(kind, '__name__', kind)}"]
