@@ -125,7 +125,7 @@ def test_recipe_is_checked_wherever_it_comes_from(make, settings, message):
 
 
 def test_registered_classes_show_their_signature():
-    assert "margin: float = 1.0" in pydoc.render_doc(zsbir.METHODS.get("dann"), renderer=pydoc.plaintext)
+    assert "pretrained: bool = False, " in pydoc.render_doc(zsbir.METHODS.get("dann"), renderer=pydoc.plaintext)
     assert list(zsbir.METHODS.parameters("dann"))[:2] == ["backbone", "pretrained"]
 
 

@@ -106,7 +106,7 @@ def test_logs_strength_and_balanced_accuracy():
 
 
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ZsbirError, match="'ramp', 'step', 'ganin' or 'constant'"):
+    with pytest.raises(ZsbirError, match="'ramp', 'step', 'ganin', 'constant' or None"):
         make(schedule="linear")
 
 
