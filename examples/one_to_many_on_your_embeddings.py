@@ -14,7 +14,7 @@ import numpy as np
 import zsbir
 from zsbir.engine.embedding import embed_split
 from zsbir.evaluation.embeddings import load_pair
-from zsbir.matchers.stored import load_matcher
+from zsbir.matchers.base import Matcher
 
 
 def example(file):
@@ -41,5 +41,5 @@ for matcher in ("cosine", {**one_to_many, "clusters": "auto"}, {**one_to_many, "
 
 # Fit once, keep it, and score new sketches later: higher is better.
 zsbir.MATCHERS.build({**one_to_many, "clusters": 30}).fit(gallery).save("matcher")
-scores = load_matcher("matcher").scores(queries)
+scores = Matcher.load("matcher").scores(queries)
 print(f"\nscores of {scores.shape[0]} sketches for {scores.shape[1]} photos from the folder 'matcher'")

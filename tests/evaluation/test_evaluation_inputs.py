@@ -105,22 +105,15 @@ def test_labels_are_matched_by_class_name():
     assert set(report.per_class["standard"]) == {"cat", "dog"}
 
 
-def test_matcher_by_name_and_chunked_pairs(monkeypatch):
-    from zsbir.matchers import MATCHERS
-
+def test_matcher_by_name():
     generator = np.random.default_rng(0)
     queries, photos = generator.normal(size=(20, 4)), generator.normal(size=(70, 4))
     labels = (np.arange(20) % 3, np.arange(70) % 3)
     distance = np.linalg.norm(queries[:, None] - photos[None], axis=2)
     expected = evaluate_scores(-distance, *labels, ("sbka", "standard"), ks=(5,))
     found = evaluate_embeddings(queries, labels[0], photos, labels[1], ("sbka", "standard"), (5,), "euclidean")
-    matcher = MATCHERS.build("euclidean")
-    matcher.pairwise = True
-    monkeypatch.setattr("zsbir.evaluation.scoring.PAIRS", 1024)
-    pairs = evaluate_embeddings(queries, labels[0], photos, labels[1], ("sbka", "standard"), (5,), matcher)
     for name in expected:
         assert found[name] == pytest.approx(expected[name], abs=1e-9)
-        assert pairs[name] == pytest.approx(expected[name], abs=1e-9)
 
 
 def test_no_warning_on_a_plain_run():

@@ -177,30 +177,6 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     with pytest.raises(ZsbirError, match=r"scikit-learn: pip install 'zsbir\[report\]'"):
         lay_out(torch.ones(9, 2), MapSettings())
-    with pytest.raises(ZsbirError, match="pip install umap-learn"):
-        lay_out(torch.ones(9, 2), MapSettings(layout="umap"))
-
-
-def test_umap_starts_from_the_principal_components(monkeypatch):
-    import importlib.util
-    import sys
-    from types import SimpleNamespace
-
-    given = {}
-
-    class UMAP:
-        def __init__(self, **options):
-            given.update(options)
-
-        def fit_transform(self, x):
-            return x[:, :2]
-
-    real = importlib.util.find_spec
-    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: name if name == "umap" else real(name, *a))
-    assert lay_out(torch.randn(8, 5), MapSettings(layout="umap")).shape == (8, 2)
-    assert given["n_neighbors"] == 7
-    assert given["init"].shape == (8, 2)
 
 
 def test_map_shows_the_classes_asked_for():

@@ -169,9 +169,9 @@ def test_half_precision_is_said(pair):
 
 
 def test_a_sweep_is_marked_as_oracle(pair, monkeypatch):
-    from zsbir.matchers import sweeps
+    from zsbir.matchers import one_to_many
 
-    monkeypatch.setitem(sweeps.GRIDS, "small", sweeps.Grid((2,), (3, 4)))
+    monkeypatch.setitem(one_to_many.GRIDS, "small", ((2,), range(3, 5)))
     matcher = {"name": "one-to-many", "sweep": "small", "model": "k-means"}
     report = Evaluator("sbka", matcher, ks=(5,), resamples=0).evaluate(*pair)
     tried = [results["sbka"]["mAP@all"] for results in report.groups.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,3 +193,24 @@ def test_one_photo():
     assert zsbir.MATCHERS.build("k-reciprocal").fit(one).scores(QUERIES).shape == (9, 1)
     with pytest.raises(ZsbirError, match="two photos"):
         zsbir.MATCHERS.build("diffusion").fit(one)
+
+
+@pytest.mark.parametrize("name", [n for n in zsbir.MATCHERS.names() if n != "relation"])
+def test_scores_before_fit_say_what_to_call(name):
+    with pytest.raises(ZsbirError, match=r"call fit\(gallery\) first"):
+        zsbir.MATCHERS.build(name).scores(QUERIES)
+
+
+@pytest.mark.parametrize("name", ["cosine", "euclidean", "query-expansion", "k-reciprocal"])
+@pytest.mark.parametrize("scale", [1e20, 1e-30])
+def test_huge_and_tiny_vectors_are_ranked_as_ordinary_ones(name, scale):
+    def ranked(factor):
+        sides = (replace(side, vectors=side.vectors * factor) for side in (GALLERY, QUERIES))
+        gallery, queries = sides
+        return zsbir.MATCHERS.build(name).fit(gallery).scores(queries).argsort(dim=1)
+
+    assert torch.equal(ranked(scale), ranked(1.0))
+
+
+def test_a_matcher_says_what_it_is_in_a_line():
+    assert repr(zsbir.MATCHERS.build("query-expansion", alpha=1.0)).startswith("<query-expansion(neighbours=10")

@@ -21,7 +21,7 @@ Panel = tuple[str, "Embeddings", "Embeddings"]
 
 
 def map_settings(
-    classes: str = "10", most: int = 400, layout: Literal["tsne", "umap", "pca"] = "tsne", seed: int = 0
+    classes: str = "10", most: int = 400, layout: Literal["tsne", "pca"] = "tsne", seed: int = 0
 ) -> MapSettings:
     """Return a map's settings; `classes` is a number, or names with commas."""
     from zsbir.evaluation.embedding_map import MapSettings

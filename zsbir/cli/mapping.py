@@ -14,7 +14,7 @@ def mapping(
     before: bool = False,
     classes: str = "10",
     most: int = 400,
-    layout: Literal["tsne", "umap", "pca"] = "tsne",
+    layout: Literal["tsne", "pca"] = "tsne",
     part: Literal["test", "validation"] = "test",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     batch_size: int = 64,
@@ -31,7 +31,7 @@ def mapping(
         before: Also map the start the run was trained from (the same spec, seed and pretrained weights).
         classes: How many classes, spread evenly over their list, or names with commas; at most 20.
         most: Images of each domain at most.
-        layout: tsne (scikit-learn), umap (umap-learn) or pca.
+        layout: tsne (scikit-learn) or pca.
         part: test = the unseen classes.
         device: Where to run.
         batch_size: Images a step.

@@ -21,11 +21,9 @@ from zsbir.types import Embeddings, Labels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Layout = Literal["tsne", "umap", "pca"]
+Layout = Literal["tsne", "pca"]
 MOST_CLASSES = 20
 """So many colours can be told apart."""
-
-_NEEDS = {"tsne": ("scikit-learn", "pip install 'zsbir[report]'"), "umap": ("umap-learn", "pip install umap-learn")}
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class MapSettings:
     Attributes:
         classes: How many classes, spread evenly over their list, or their names; at most 20.
         most: Embeddings shown of each domain; more are subsampled.
-        layout: ``"tsne"`` (scikit-learn), ``"umap"`` (umap-learn) or ``"pca"``.
+        layout: ``"tsne"`` (scikit-learn) or ``"pca"``.
         cosine: Whether lengths are taken out first, as cosine matchers do.
         seed: Of the subsample and the layout.
     """
@@ -116,8 +114,7 @@ def embedding_map(panels: Sequence[tuple[str, Embeddings, Embeddings]], settings
 def lay_out(vectors: Tensor, settings: MapSettings) -> npt.NDArray[np.float32]:
     """Return (n, 2) places in the plane of (n, D) vectors, by the settings' layout.
 
-    t-SNE and UMAP start from the first two principal components, with the published perplexity of 30 and 15
-    neighbours, fewer for few vectors.
+    t-SNE starts from the first two principal components, with the published perplexity of 30, less for few vectors.
 
     Raises:
         ZsbirError: If there are fewer than 5 vectors, or the layout's package is missing.
@@ -136,13 +133,6 @@ def lay_out(vectors: Tensor, settings: MapSettings) -> npt.NDArray[np.float32]:
     places: npt.NDArray[np.float32]
     if settings.layout == "pca":
         return start.numpy().astype(np.float32)
-    if settings.layout == "umap":
-        import umap
-
-        # umap-learn wants fewer neighbours than points, and one thread for the same map from the same seed.
-        reducer = umap.UMAP(n_neighbors=min(15, n - 1), init=10 * start.numpy(), random_state=settings.seed, n_jobs=1)
-        places = reducer.fit_transform(x.numpy())
-        return places
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (n - 1) / 3)
@@ -154,12 +144,10 @@ def check_layout(layout: str) -> None:
     """Raise ZsbirError if the layout is unknown or its package is not installed."""
     from importlib.util import find_spec
 
-    if layout not in ("tsne", "umap", "pca"):
-        raise ZsbirError(f"there is no layout {layout!r} of a map; known: tsne, umap, pca")
-    if layout in _NEEDS:
-        package, command = _NEEDS[layout]
-        if find_spec("sklearn" if layout == "tsne" else "umap") is None:
-            raise ZsbirError(f"the layout {layout!r} of a map needs {package}: {command}, or ask for the layout 'pca'")
+    if layout not in ("tsne", "pca"):
+        raise ZsbirError(f"there is no layout {layout!r} of a map; known: tsne, pca")
+    if layout == "tsne" and find_spec("sklearn") is None:
+        raise ZsbirError("a t-SNE map needs scikit-learn: pip install 'zsbir[report]', or choose the layout 'pca'")
 
 
 def _palette(count: int) -> list[Any]:
@@ -181,5 +169,5 @@ def _legend(figure: Figure, names: Sequence[str], settings: MapSettings) -> None
     for name, colour in zip(names, _palette(len(names)), strict=True):
         short = name if len(name) <= 22 else f"{name[:20]}..."
         handles.append(Line2D([], [], color=colour, marker="s", linestyle="", label=short))
-    title = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}[settings.layout]
+    title = {"tsne": "t-SNE", "pca": "PCA"}[settings.layout]
     figure.legend(handles=handles, loc="outside right upper", fontsize=9, frameon=False, title=title)

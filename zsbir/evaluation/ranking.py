@@ -7,7 +7,6 @@ binary search. Nothing is rounded: equal scores, and only they, are a tie.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,49 +121,16 @@ def rank_relevant(scores: Tensor, columns: Tensor, relevant: Tensor) -> Ranks:
     return Ranks(before, relevant.to(torch.float64), gallery, ties)
 
 
-def rank_shard(
-    scores: Tensor, best_first: Tensor, relevant: Tensor, gallery: int, reduce: Callable[[Tensor], Tensor]
-) -> Ranks:
-    """Rank the relevant photos where this process has only some of the gallery's columns.
-
-    Args:
-        scores: (q, g) float, finite: the queries against this process's photos. **Overwritten**.
-        best_first: (q, R) the scores of all relevant photos of the whole gallery, negated and ascending, padded with
-            +inf.
-        relevant: (q,) int64, how many of them there are.
-        gallery: G, photos on all processes together.
-        reduce: Sums an int64 tensor over all processes.
-
-    Returns:
-        What `rank_relevant` gives on the whole gallery.
-    """
-    values = best_first.neg()
-    padding = torch.arange(values.shape[1], device=values.device) >= relevant[:, None]
-    ordered = sorted_rows(scores)
-    counts = torch.stack([torch.searchsorted(ordered, values, right=side) for side in (True, False)])
-    at_most, less = reduce(counts).to(torch.float64)
-    before = (gallery - at_most).masked_fill_(padding, torch.inf)
-    row, column = ((at_most - less > 1) & ~padding).nonzero(as_tuple=True)
-    ties = None
-    if len(row):
-        ties = Ties(row, column, before[row, column], (at_most - less)[row, column], *_hits(best_first, row, column))
-    return Ranks(before, relevant.to(torch.float64), gallery, ties)
-
-
 def _ties(ordered: Tensor, best_first: Tensor, before: Tensor, tied: Tensor) -> Ties:
     row, column = tied.nonzero(as_tuple=True)
     higher = before[row, column]
     size = ordered.shape[1] - higher - _lower_bound(ordered, row, -best_first[row, column])
-    return Ties(row, column, higher, size, *_hits(best_first, row, column))
-
-
-def _hits(best_first: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for tied relevant photos how many relevant ones score more, and how many the same."""
     value = best_first[row, column]
     hits_before = _lower_bound(best_first, row, value).to(torch.float64)
     # The next float up: the first place of a larger key is the end of the tie.
     above = torch.nextafter(value, torch.full_like(value, torch.inf))
-    return hits_before, _lower_bound(best_first, row, above) - hits_before
+    hits = _lower_bound(best_first, row, above) - hits_before
+    return Ties(row, column, higher, size, hits_before, hits)
 
 
 def _lower_bound(ordered: Tensor, row: Tensor, value: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +18,6 @@ from zsbir.evaluation.protocols import Protocol
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
 from zsbir.types import Embeddings
-
-PAIRS = 1 << 16
-"""Query-photo pairs at once for matchers that look at pairs."""
 
 
 def evaluate_scores(
@@ -113,27 +109,9 @@ def _warned(result: PerQuery, request: Request) -> dict[str, dict[str, float]]:
 
 
 def fitted_scores(matcher: Matcher, queries: Embeddings, gallery: Embeddings) -> ScoreChunk:
-    """Fit the matcher on the gallery and return its scores by query positions.
-
-    A matcher whose score depends on the pair alone (``pairwise``) is fitted on chunks of the gallery, so that no
-    more than about `PAIRS` pairs are worked on at once.
-    """
-    if not matcher.pairwise:
-        fitted = matcher.fit(gallery)
-        return lambda index: fitted.scores(take(queries, index))
-    step = max(1, min(len(gallery), PAIRS // 16))
-    starts = range(0, len(gallery), step)
-    parts = [copy.copy(matcher).fit(take(gallery, np.arange(i, min(i + step, len(gallery))))) for i in starts]
-    rows = max(1, PAIRS // step)
-
-    def chunk(index: npt.NDArray[np.int64]) -> Tensor:
-        blocks = []
-        for start in range(0, len(index), rows):
-            some = take(queries, index[start : start + rows])
-            blocks.append(torch.cat([part.scores(some) for part in parts], dim=1))
-        return torch.cat(blocks)
-
-    return chunk
+    """Fit the matcher on the gallery and return its scores by query positions."""
+    fitted = matcher.fit(gallery)
+    return lambda index: fitted.scores(take(queries, index))
 
 
 def take(embeddings: Embeddings, index: npt.NDArray[np.int64], paths: bool = False) -> Embeddings:

@@ -19,8 +19,6 @@ from zsbir.evaluation.result import Report
 from zsbir.evaluation.scoring import take
 from zsbir.types import Embeddings, Paths
 
-SETTINGS = ("zero-shot", "generalised", "fine-grained", "binary", "few-queries")
-
 FEW_SKETCHES = 20
 FEW_PHOTOS = 10
 

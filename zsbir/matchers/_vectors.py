@@ -9,16 +9,17 @@ from zsbir.errors import ZsbirError
 from zsbir.types import Embeddings
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """Return (n, D) vectors of Euclidean length 1; a zero vector stays zero."""
-    return torch.nn.functional.normalize(vectors, dim=1)
+def normalise(vectors: Tensor) -> Tensor:
+    """Return (n, D) vectors of Euclidean length 1; a zero vector stays zero.
+
+    Each is brought near 1 first, so that no square overflows or vanishes.
+    """
+    return torch.nn.functional.normalize(vectors / power_of_two(vectors.abs().amax(dim=1, keepdim=True)), dim=1)
 
 
-def fitted(value: Tensor | None, matcher: object) -> Tensor:
-    """Return `value`, or raise ZsbirError if `matcher` has seen no gallery yet."""
-    if value is None:
-        raise ZsbirError(f"{type(matcher).__name__} has no gallery yet: call fit(gallery) first")
-    return value
+def power_of_two(size: Tensor) -> Tensor:
+    """Return a power of two near each size: dividing by it changes no digit."""
+    return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent.clamp(-126, 126))
 
 
 def same_width(queries: Embeddings, width: int) -> None:
@@ -35,8 +36,8 @@ def top_neighbours(
     """Return the most similar rows of `others` for each row of `vectors`, chunk by chunk.
 
     Args:
-        vectors: (n, D) float, unit length.
-        others: (m, D) float, unit length.
+        vectors: (n, D) float, of length 1.
+        others: (m, D) float, of length 1.
         most: How many, at most m (m − 1 with `skip_self`).
         skip_self: `vectors` is `others`, and a row is not its own neighbour.
         chunk: Rows of `vectors` at a time; bounds memory to ``chunk * m``.

@@ -1,13 +1,33 @@
-"""The matcher contract."""
+"""The matcher contract, and fitted matchers on disk as safetensors and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from zsbir.errors import ZsbirError
+from zsbir.matchers import MATCHERS
+from zsbir.registry import spec_of
 from zsbir.types import Embeddings
+
+T = TypeVar("T")
+
+RECORD = "matcher.json"
+TENSORS = "matcher.safetensors"
+FORMAT = 1
+
+
+class Fitted(Generic[T]):
+    """An attribute that `fit` sets; reading it before raises a ZsbirError."""
+
+    def __get__(self, matcher: object, owner: type) -> T:
+        raise ZsbirError(f"{owner.__name__} has no gallery yet: call fit(gallery) first")
 
 
 class Matcher:
@@ -16,15 +36,14 @@ class Matcher:
     `fit` sees the gallery once; `scores` is then called with chunks of queries by the caller, which bounds memory.
 
     Attributes:
-        spec: What `MATCHERS.build` recorded.
+        spec: The name and the arguments it was made with.
         transductive: True if `fit` learns from the gallery as a whole (it then says so in every report).
-        pairwise: True if a score depends on nothing but its query and its photo and costs much memory: the gallery
-            is then fitted and scored in chunks as well.
+        needs_tokens: True if it scores patch tokens (`Embeddings.tokens`) besides vectors.
     """
 
     spec: dict[str, Any]
     transductive: ClassVar[bool] = False
-    pairwise: ClassVar[bool] = False
+    needs_tokens: ClassVar[bool] = False
 
     def fit(self, gallery: Embeddings) -> Matcher:
         """Take the gallery (n photos) in; returns self."""
@@ -40,6 +59,63 @@ class Matcher:
 
     def describe(self) -> str:
         """Return one line for reports: name, settings, and what was fitted on."""
-        settings = ", ".join(f"{k}={v}" for k, v in self.spec.items() if k != "name")
+        spec = getattr(self, "spec", {"name": type(self).__name__})
+        settings = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
         note = "; transductive: fitted on the gallery" if self.transductive else ""
-        return f"{self.spec['name']}({settings}){note}"
+        return f"{spec['name']}({settings}){note}"
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the JSON values of the fitted state, which `restore` takes back.
+
+        Raises:
+            ZsbirError: If this kind of matcher keeps no state worth saving.
+        """
+        raise ZsbirError(f"{type(self).__name__} cannot be saved: save the gallery's embeddings and fit it again")
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        raise ZsbirError(f"{type(self).__name__} keeps no state")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted matcher to `folder` (made if need be): ``matcher.json`` and ``matcher.safetensors``.
+
+        Raises:
+            ZsbirError: If this kind of matcher keeps no state worth saving, or was not fitted.
+        """
+        tensors, values = self.state()
+        record = {"format": FORMAT, "spec": spec_of(self), "state": values}
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, target / TENSORS)
+        (target / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> Self:
+        """Read a matcher that `save` wrote, ready for `scores` without fitting again; ``Matcher.load`` reads any kind.
+
+        Args:
+            folder: Where it is.
+            device: Where its tensors go.
+
+        Raises:
+            ZsbirError: If a file is missing or is not what it should be, or holds another kind of matcher.
+        """
+        source = Path(folder)
+        try:
+            record = json.loads((source / RECORD).read_text(encoding="utf-8"))
+            tensors = load_file(source / TENSORS, device=device)
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            raise ZsbirError(f"no saved matcher can be read from {source}: {error}") from None
+        if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("spec"), dict):
+            raise ZsbirError(f"{source / RECORD} is not of format {FORMAT}: save the matcher again with this version")
+        matcher = MATCHERS.build(record["spec"])
+        if not isinstance(matcher, cls):
+            raise ZsbirError(f"{source} holds a {type(matcher).__name__}, not a {cls.__name__}")
+        try:
+            matcher.restore(tensors, record["state"])
+        except (KeyError, TypeError, IndexError, RuntimeError) as error:
+            raise ZsbirError(f"{source} holds an incomplete matcher ({error!r}): save it again") from None
+        return matcher

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from zsbir.matchers import MATCHERS
-from zsbir.matchers.base import Matcher
+from zsbir.matchers._vectors import normalise, same_width
+from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
 
@@ -14,11 +14,14 @@ from zsbir.types import Embeddings
 class CosineMatcher(Matcher):
     """Cosine similarity of the vectors, in [-1, 1]."""
 
+    _gallery = Fitted[Tensor]()
+
     def fit(self, gallery: Embeddings) -> CosineMatcher:
         """Keep the normalised gallery vectors (n, D)."""
-        self._gallery = F.normalize(gallery.vectors, dim=1)
+        self._gallery = normalise(gallery.vectors)
         return self
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) cosines; a zero vector scores 0 with everything."""
-        return F.normalize(queries.vectors.to(self._gallery), dim=1) @ self._gallery.T
+        same_width(queries, self._gallery.shape[1])
+        return normalise(queries.vectors.to(self._gallery)) @ self._gallery.T

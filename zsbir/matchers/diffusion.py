@@ -10,8 +10,8 @@ from torch import Tensor
 
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import fitted, same_width, top_neighbours, unit
-from zsbir.matchers.base import Matcher
+from zsbir.matchers._vectors import normalise, same_width, top_neighbours
+from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
 
@@ -35,6 +35,8 @@ class Diffusion(Matcher):
     """
 
     transductive: ClassVar[bool] = True
+    _gallery = Fitted[Tensor]()
+    _graph = Fitted[Tensor]()
 
     def __init__(
         self,
@@ -54,8 +56,6 @@ class Diffusion(Matcher):
         self.alpha = alpha
         self.gamma = gamma
         self.iterations = iterations
-        self._gallery: Tensor | None = None
-        self._graph: Tensor | None = None
 
     def fit(self, gallery: Embeddings) -> Diffusion:
         """Build the graph: n · k entries.
@@ -63,7 +63,7 @@ class Diffusion(Matcher):
         Raises:
             ZsbirError: If the gallery has fewer than two photos.
         """
-        vectors = unit(gallery.vectors.float())
+        vectors = normalise(gallery.vectors.float())
         if len(vectors) < 2:
             raise ZsbirError("diffusion needs a gallery of at least two photos")
         values, places = top_neighbours(vectors, vectors, self.neighbours, skip_self=True)
@@ -87,9 +87,9 @@ class Diffusion(Matcher):
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n): the diffused scores where they are positive, elsewhere cosine − 1 (at most 0)."""
-        gallery = fitted(self._gallery, self)
+        gallery = self._gallery
         same_width(queries, gallery.shape[1])
-        similar = unit(queries.vectors.float().to(gallery.device)) @ gallery.T
+        similar = normalise(queries.vectors.float().to(gallery.device)) @ gallery.T
         best = similar.topk(min(self.query_neighbours, len(gallery)), dim=1)
         start = torch.zeros_like(similar).scatter_(1, best.indices, best.values.clamp_min(0).pow(self.gamma))
         found = self._solve(start.T.contiguous()).T
@@ -97,14 +97,13 @@ class Diffusion(Matcher):
 
     def _solve(self, right: Tensor) -> Tensor:
         """Solve (I − αS) f = y for the columns y of `right` (n, q); each column steps by itself."""
-        graph = fitted(self._graph, self)
         answer = torch.zeros_like(right)
         residual = right.clone()
         direction = residual.clone()
         energy = residual.square().sum(0)
         tiny = torch.finfo(right.dtype).tiny
         for _ in range(self.iterations):
-            moved = direction - self.alpha * (graph @ direction)
+            moved = direction - self.alpha * (self._graph @ direction)
             step = energy / (direction * moved).sum(0).clamp_min(tiny)
             answer += step * direction
             residual -= step * moved

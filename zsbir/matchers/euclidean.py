@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from zsbir.matchers import MATCHERS
-from zsbir.matchers.base import Matcher
+from zsbir.matchers._vectors import power_of_two, same_width
+from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
 
@@ -14,15 +15,19 @@ from zsbir.types import Embeddings
 class EuclideanMatcher(Matcher):
     """Negated Euclidean distance of the vectors, as given (not normalised)."""
 
+    _gallery = Fitted[Tensor]()
+
     def fit(self, gallery: Embeddings) -> EuclideanMatcher:
-        """Keep the gallery vectors (n, D) and their squared norms."""
-        self._gallery = gallery.vectors
-        self._squares = gallery.vectors.square().sum(dim=1)
+        """Keep the gallery vectors (n, D), scaled so that no square overflows, and their squared norms."""
+        self._scale = float(power_of_two(gallery.vectors.abs().amax()))
+        self._gallery = gallery.vectors / self._scale
+        self._squares = self._gallery.square().sum(dim=1)
         return self
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) float, -|query - photo|, at most 0."""
-        vectors = queries.vectors.to(self._gallery)
+        same_width(queries, self._gallery.shape[1])
+        vectors = queries.vectors.to(self._gallery) / self._scale
         # |q - g|^2 = |q|^2 + |g|^2 - 2 q.g: one matrix product instead of a (q, n, D) difference.
         squared = torch.addmm(self._squares[None, :], vectors, self._gallery.T, alpha=-2.0)
-        return squared.add_(vectors.square().sum(dim=1, keepdim=True)).clamp_(min=0).sqrt_().neg_()
+        return squared.add_(vectors.square().sum(dim=1, keepdim=True)).clamp_(min=0).sqrt_().mul_(-self._scale)

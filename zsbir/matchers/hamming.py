@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from zsbir.matchers import MATCHERS
-from zsbir.matchers.base import Matcher
+from zsbir.matchers._vectors import same_width
+from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
 
 @MATCHERS.register("hamming")
 class HammingMatcher(Matcher):
     """Negated Hamming distance of the codes given by the signs of the vectors (0 counts as positive)."""
+
+    _gallery = Fitted[Tensor]()
 
     def fit(self, gallery: Embeddings) -> HammingMatcher:
         """Keep the signs of the gallery vectors (n, D) as float32 +1 and -1: their products are exact."""
@@ -22,6 +25,7 @@ class HammingMatcher(Matcher):
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) float32, minus the number of bits that differ, in [-D, 0]."""
         bits = self._gallery.shape[1]
+        same_width(queries, bits)
         product = _signs(queries.vectors.to(self._gallery.device)) @ self._gallery.T
         return product.sub_(bits).div_(2)
 

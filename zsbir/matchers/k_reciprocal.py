@@ -9,8 +9,8 @@ from torch import Tensor
 
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import fitted, same_width, top_neighbours, unit
-from zsbir.matchers.base import Matcher
+from zsbir.matchers._vectors import normalise, same_width, top_neighbours
+from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
 
@@ -36,6 +36,7 @@ class KReciprocal(Matcher):
     """
 
     transductive: ClassVar[bool] = True
+    _gallery = Fitted[Tensor]()
 
     def __init__(self, k1: int = 20, k2: int = 6, weight: float = 0.3) -> None:
         if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
@@ -43,11 +44,10 @@ class KReciprocal(Matcher):
         self.k1 = k1
         self.k2 = k2
         self.weight = weight
-        self._gallery: Tensor | None = None
 
     def fit(self, gallery: Embeddings) -> KReciprocal:
         """Find the gallery's neighbours and encode each photo: about n · 3k₁ weights."""
-        self._gallery = unit(gallery.vectors.float())
+        self._gallery = normalise(gallery.vectors.float())
         most = max(self.k1, self.k2 - 1)
         values, places = top_neighbours(self._gallery, self._gallery, most, skip_self=True)
         self._places = places
@@ -64,9 +64,9 @@ class KReciprocal(Matcher):
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) negated distances, each in [−2, 0]."""
-        gallery = fitted(self._gallery, self)
+        gallery = self._gallery
         same_width(queries, gallery.shape[1])
-        asked = unit(queries.vectors.float().to(gallery.device))
+        asked = normalise(queries.vectors.float().to(gallery.device))
         similar = asked @ gallery.T
         best = similar.topk(min(max(self.k1, self.k2 - 1), len(gallery)), dim=1)
         wide = self._reciprocal(best.values, best.indices, self.k1)
@@ -93,7 +93,6 @@ class KReciprocal(Matcher):
 
     def _encode(self, itself: int | None, members: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions and weights (sum 1) of the extended reciprocal set; a photo is in its own set."""
-        gallery = fitted(self._gallery, self)
         if itself is not None:
             members = torch.cat([members, members.new_tensor([itself])])
         sets = [members]
@@ -102,7 +101,7 @@ class KReciprocal(Matcher):
             if 3 * int(torch.isin(half, members).sum()) > 2 * len(half):
                 sets.append(half)
         places = torch.cat(sets).unique()
-        weights = torch.softmax(gallery[places] @ vector - 1, dim=0)  # exp(−d), normalised
+        weights = torch.softmax(self._gallery[places] @ vector - 1, dim=0)  # exp(−d), normalised
         return places, weights
 
     def _average(
@@ -119,22 +118,20 @@ class KReciprocal(Matcher):
 
     def _invert(self, codes: list[tuple[Tensor, Tensor]]) -> None:
         """Store the photos' weights by the position they are at: an inverted file."""
-        gallery = fitted(self._gallery, self)
         columns = torch.cat([places for places, _ in codes])
         rows = torch.arange(len(codes), device=columns.device).repeat_interleave(
             torch.tensor([len(places) for places, _ in codes], device=columns.device)
         )
         order = columns.argsort(stable=True)
         self._rows, self._weights = rows[order], torch.cat([weights for _, weights in codes])[order]
-        counts = torch.bincount(columns, minlength=len(gallery))
+        counts = torch.bincount(columns, minlength=len(self._gallery))
         self._ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     def _overlap(self, code: tuple[Tensor, Tensor]) -> Tensor:
         """Return (n,) Σ min(weight of the query, weight of the photo) over all positions."""
-        gallery = fitted(self._gallery, self)
         places, weights = code
         lengths = self._ends[places + 1] - self._ends[places]
         start = self._ends[places] - torch.cat([lengths.new_zeros(1), lengths.cumsum(0)[:-1]])
         where = torch.arange(int(lengths.sum()), device=places.device) + start.repeat_interleave(lengths)
         least = torch.minimum(self._weights[where], weights.repeat_interleave(lengths))
-        return gallery.new_zeros(len(gallery)).index_add_(0, self._rows[where], least)
+        return self._gallery.new_zeros(len(self._gallery)).index_add_(0, self._rows[where], least)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,12 +23,21 @@ from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._choose import Rule, choose_clusters
 from zsbir.matchers._codebook import Codebook, Model, fit_codebook
-from zsbir.matchers._vectors import fitted, same_width, unit
-from zsbir.matchers.base import Matcher
-from zsbir.matchers.stored import load_matcher, save_matcher
-from zsbir.matchers.sweeps import Grid, published_grid
-from zsbir.registry import spec_of
+from zsbir.matchers._vectors import normalise, same_width
+from zsbir.matchers.base import Fitted, Matcher
+from zsbir.registry import close_matches, spec_of
 from zsbir.types import Embeddings
+
+GRIDS: dict[str, tuple[tuple[int, ...], range]] = {
+    "sketchy-25": ((2, 4), range(22, 29)),
+    "sketchy-21": ((2, 4), range(18, 25)),
+    "tuberlin-30": ((2, 4), range(27, 34)),
+    "quickdraw-30": ((2,), range(27, 34)),
+}
+"""M and K that the published results come from, by dataset (SBKA, arXiv 2312.10320, released code).
+
+The authors report the best cell, chosen on the labels of the test set.
+"""
 
 
 @MATCHERS.register("one-to-many")
@@ -52,14 +60,17 @@ class OneToMany(Matcher):
         tol: EM stops when the mean log density changes by less.
         reg: Added to each variance.
         precision: ``"float32"`` or ``"float64"``, of fit and scores.
-        sweep: Name of a published grid of M and K (see `zsbir.matchers.sweeps`). Such a matcher stands for all of
-            its `variants`; choosing among them by a score uses the test labels.
+        sweep: Name of a published grid of M and K (see `GRIDS`). Such a matcher stands for all of its `variants`;
+            choosing among them by a score uses the test labels.
 
     Raises:
         ZsbirError: For a value out of range.
     """
 
     transductive: ClassVar[bool] = True
+    codebook = Fitted[Codebook]()
+    codes = Fitted[Tensor]()
+    _vectors = Fitted[Tensor]()
 
     def __init__(
         self,
@@ -77,7 +88,9 @@ class OneToMany(Matcher):
         precision: Literal["float32", "float64"] = "float32",
         sweep: str | None = None,
     ) -> None:
-        self.grid: Grid | None = published_grid(sweep) if sweep is not None else None
+        if sweep is not None and sweep not in GRIDS:
+            raise ZsbirError(f"there is no sweep {sweep!r}. {close_matches(sweep, list(GRIDS))}")
+        self.grid = None if sweep is None else GRIDS[sweep]
         self.subspaces = subspaces
         self.clusters = clusters
         self.model = model
@@ -90,16 +103,13 @@ class OneToMany(Matcher):
         self.precision = precision
         self.ratings: dict[int, float] = {}
         self._chosen = ""
-        self._codebook: Codebook | None = None
-        self._codes: Tensor | None = None
-        self._vectors: Tensor | None = None
 
     def variants(self) -> list[OneToMany]:
         """Return one matcher for each M and K of the sweep, or just this one if there is none."""
         if self.grid is None:
             return [self]
         spec = {**spec_of(self), "sweep": None}
-        settings = [{"subspaces": m, "clusters": k} for m in self.grid.subspaces for k in self.grid.clusters]
+        settings = [{"subspaces": m, "clusters": k} for m in self.grid[0] for k in self.grid[1]]
         built = [MATCHERS.build(spec, **setting) for setting in settings]
         return [matcher for matcher in built if isinstance(matcher, OneToMany)]
 
@@ -118,10 +128,10 @@ class OneToMany(Matcher):
         if not len(vectors):
             raise ZsbirError("one-to-many: the gallery is empty")
         clusters, notes = self._count(vectors)
-        self._codebook, more = fit_codebook(vectors, self.subspaces, clusters, self.model, self.seed, **self.em)
+        codebook, more = fit_codebook(vectors, self.subspaces, clusters, self.model, self.seed, **self.em)
         for note in notes + more:
             warnings.warn(f"one-to-many: {note}", stacklevel=2)
-        self._take(self._codebook, vectors)
+        self._take(codebook, vectors)
         return self
 
     def apply(self, codebook: Codebook, gallery: Embeddings) -> OneToMany:
@@ -133,22 +143,18 @@ class OneToMany(Matcher):
 
     def add(self, photos: Embeddings) -> OneToMany:
         """Append photos to the fitted gallery: they are encoded, and the codewords stay as they are."""
-        codes = fitted(self._codes, self)
-        vectors = fitted(self._vectors, self)
-        codebook = self.codebook
-        same_width(photos, codebook.width)
-        new = self._prepare(photos).to(vectors)
-        self._codes = torch.cat([codes, codebook.encode(new)])
-        self._vectors = torch.cat([vectors, new]) if self.weight < 1 else vectors
+        same_width(photos, self.codebook.width)
+        new = self._prepare(photos).to(self._vectors)
+        self.codes = torch.cat([self.codes, self.codebook.encode(new)])
+        if self.weight < 1:
+            self._vectors = torch.cat([self._vectors, new])
         self._index()
         return self
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) negated fused distances, on the gallery's device."""
-        codebook = self.codebook
-        same_width(queries, codebook.width)
-        vectors = fitted(self._vectors, self)
-        asked = self._prepare(queries).to(vectors)
+        same_width(queries, self.codebook.width)
+        asked = self._prepare(queries).to(self._vectors)
         near = (self.codeword_distances(asked) * -self.weight).index_select(1, self._place)
         if self.weight == 1:
             return near
@@ -166,52 +172,19 @@ class OneToMany(Matcher):
             total += table[:, m].index_select(1, self._distinct[:, m])
         return total
 
-    @property
-    def codebook(self) -> Codebook:
-        """The fitted codewords.
-
-        Raises:
-            ZsbirError: If nothing was fitted yet.
-        """
-        fitted(self._codes, self)
-        if self._codebook is None:
-            raise ZsbirError("one-to-many has no codebook yet: call fit(gallery) first")
-        return self._codebook
-
-    @property
-    def codes(self) -> Tensor:
-        """(n, M) int64: the codewords of each photo of the gallery."""
-        return fitted(self._codes, self)
-
-    def save(self, folder: str | Path) -> None:
-        """Write codewords, codes and, for the fused distance, the photos' vectors to `folder`."""
-        save_matcher(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu") -> OneToMany:
-        """Read a saved matcher, ready for new queries and new photos.
-
-        Raises:
-            ZsbirError: If `folder` holds none, or one of another kind.
-        """
-        matcher = load_matcher(folder, device)
-        if not isinstance(matcher, OneToMany):
-            raise ZsbirError(f"{folder} holds a {type(matcher).__name__}, not a one-to-many matcher")
-        return matcher
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what `save` writes: the smallest integer type for codes, vectors only if they are scored."""
         small = torch.uint8 if self.codebook.codewords.shape[1] <= 256 else torch.int32
         tensors = {"codewords": self.codebook.codewords, "codes": self.codes.to(small)}
         if self.weight < 1:
-            tensors["vectors"] = fitted(self._vectors, self)
+            tensors["vectors"] = self._vectors
         return tensors, {"chosen": self._chosen}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
-        self._codebook = Codebook(tensors["codewords"])
-        self._codes = tensors["codes"].long()
-        self._vectors = tensors["vectors"] if self.weight < 1 else self._codebook.codewords.new_zeros(1, 1)
+        self.codebook = Codebook(tensors["codewords"])
+        self.codes = tensors["codes"].long()
+        self._vectors = tensors["vectors"] if self.weight < 1 else self.codebook.codewords.new_zeros(1, 1)
         self._chosen = str(values["chosen"])
         self._index()
 
@@ -219,8 +192,10 @@ class OneToMany(Matcher):
         """Return one line: M, K and how it was chosen, the model, and that it was fitted on the gallery."""
         name = getattr(self, "spec", {"name": "one-to-many"})["name"]
         if self.grid is not None:
-            return f"{name}({self.grid.describe()}); transductive: fitted on the gallery"
-        count = str(self.codebook.codewords.shape[1]) if self._codebook else str(self.clusters)
+            parts, counts = self.grid
+            cells = f"M in {', '.join(map(str, parts))}; K in {counts[0]}–{counts[-1]}"
+            return f"{name}({cells}); transductive: fitted on the gallery"
+        count = self.codebook.codewords.shape[1] if "codebook" in vars(self) else self.clusters
         how = self._chosen or ("to be chosen" if self.clusters == "auto" else "given")
         return (
             f"{name}(M={self.subspaces}, K={count} {how}, model={self.model}, weight={self.weight}, "
@@ -229,7 +204,7 @@ class OneToMany(Matcher):
 
     def _prepare(self, embeddings: Embeddings) -> Tensor:
         vectors = embeddings.vectors.to(getattr(torch, self.precision))
-        return unit(vectors) if self.normalise else vectors
+        return normalise(vectors) if self.normalise else vectors
 
     def _count(self, vectors: Tensor) -> tuple[int, list[str]]:
         """Return K, and a note if the gallery is too small for the K that was asked for."""
@@ -243,15 +218,14 @@ class OneToMany(Matcher):
         return self.clusters, []
 
     def _take(self, codebook: Codebook, vectors: Tensor) -> None:
-        self._codebook = Codebook(codebook.codewords.to(vectors))
-        self._codes = self._codebook.encode(vectors)
+        self.codebook = Codebook(codebook.codewords.to(vectors))
+        self.codes = self.codebook.encode(vectors)
         self._vectors = vectors if self.weight < 1 else vectors.new_zeros(1, 1)
         self._index()
 
     def _index(self) -> None:
         """Prepare what every call of `scores` needs: the different codes, and the photos moved to their mean."""
-        self._distinct, self._place = fitted(self._codes, self).unique(dim=0, return_inverse=True)
-        vectors = fitted(self._vectors, self)
-        self._shift = vectors.mean(0)
-        self._moved = vectors - self._shift
+        self._distinct, self._place = self.codes.unique(dim=0, return_inverse=True)
+        self._shift = self._vectors.mean(0)
+        self._moved = self._vectors - self._shift
         self._squares = self._moved.square().sum(1)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import fitted, same_width, unit
-from zsbir.matchers.base import Matcher
+from zsbir.matchers._vectors import normalise, same_width
+from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
 
@@ -25,26 +25,27 @@ class QueryExpansion(Matcher):
         ZsbirError: For a value out of range.
     """
 
+    _gallery = Fitted[Tensor]()
+
     def __init__(self, neighbours: int = 10, alpha: float = 3.0, rounds: int = 1) -> None:
         if neighbours < 1 or alpha < 0 or rounds < 1:
             raise ZsbirError("query-expansion: neighbours and rounds must be at least 1 and alpha at least 0")
         self.neighbours = neighbours
         self.alpha = alpha
         self.rounds = rounds
-        self._gallery: Tensor | None = None
 
     def fit(self, gallery: Embeddings) -> QueryExpansion:
         """Take the gallery's vectors in, at length 1."""
-        self._gallery = unit(gallery.vectors.float())
+        self._gallery = normalise(gallery.vectors.float())
         return self
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) cosine similarities in [−1, 1] to the expanded queries."""
-        gallery = fitted(self._gallery, self)
+        gallery = self._gallery
         same_width(queries, gallery.shape[1])
-        query = unit(queries.vectors.float().to(gallery.device))
+        query = normalise(queries.vectors.float().to(gallery.device))
         for _ in range(self.rounds):
             best = (query @ gallery.T).topk(min(self.neighbours, len(gallery)), dim=1)
             weights = best.values.clamp_min(0).pow(self.alpha)
-            query = unit(query + torch.einsum("qk,qkd->qd", weights, gallery[best.indices]))
+            query = normalise(query + torch.einsum("qk,qkd->qd", weights, gallery[best.indices]))
         return query @ gallery.T

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import time
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
-from zsbir.matchers.base import Matcher
+from zsbir.matchers._vectors import normalise, same_width
+from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
 PREFIX = "interaction."
@@ -114,7 +114,9 @@ class RelationMatcher(Matcher):
     scores 2 + the decoder's probability of the same class, the others their cosine.
     """
 
-    needs_tokens = True
+    needs_tokens: ClassVar[bool] = True
+    _vectors = Fitted[Tensor]()
+    _tokens = Fitted[Tensor]()
 
     def __init__(self, weights: str | None = None, top: int = 100, chunk: int = 256, heads: int = 4) -> None:
         if top < 1 or chunk < 1:
@@ -142,16 +144,17 @@ class RelationMatcher(Matcher):
             raise ZsbirError("the matcher 'relation' needs a trained decoder: weights=RUN, the run folder of a puxim")
         self._tokens = _tokens_of(gallery, "gallery")
         self._gallery = gallery.vectors
-        self._vectors = F.normalize(gallery.vectors.float(), dim=1)
+        self._vectors = normalise(gallery.vectors.float())
         self.decoder.to(gallery.vectors.device).eval()
         return self
 
     @torch.inference_mode()
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) float scores on the gallery's device."""
+        same_width(queries, self._vectors.shape[1])
         tokens = _tokens_of(queries, "queries")
         start = time.perf_counter()
-        cosine = F.normalize(queries.vectors.float().to(self._vectors.device), dim=1) @ self._vectors.T
+        cosine = normalise(queries.vectors.float().to(self._vectors.device)) @ self._vectors.T
         best = cosine.topk(min(self.top, cosine.shape[1]), dim=1).indices
         rows = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
         columns = best.flatten()
@@ -165,8 +168,7 @@ class RelationMatcher(Matcher):
         return cosine
 
     def _decode(self, vectors: Tensor, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        if self.decoder is None:
-            raise ZsbirError("the matcher 'relation' must be fitted before it scores")
+        assert self.decoder is not None  # `fit` made sure
         device = self._vectors.device
 
         def rows_of(held: Tensor, which: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from zsbir.errors import ZsbirError
 from zsbir.files import replaced
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
-from zsbir.matchers.stored import load_matcher, save_matcher
 from zsbir.search.stores.base import Ids, Store, Vectors
 from zsbir.search.stores.exact import padded
 from zsbir.types import Domain, Embeddings
@@ -61,14 +60,14 @@ class Matching:
         ids = np.sort(self._store.ids())
         made.fit(_embeddings(self._store.vectors(ids), "photo"))
         with replaced(self._folder / _safe(made.spec["name"])) as new:
-            save_matcher(made, new)
+            made.save(new)
             np.save(new / "ids.npy", ids)
         self._fitted.pop(made.spec["name"], None)
 
     def _saved(self, name: str) -> tuple[Matcher, Ids]:
         if name not in self._fitted:
             folder = self._folder / _safe(name)
-            self._fitted[name] = load_matcher(folder), np.load(folder / "ids.npy", allow_pickle=False)
+            self._fitted[name] = Matcher.load(folder), np.load(folder / "ids.npy", allow_pickle=False)
         matcher, ids = self._fitted[name]
         if not np.array_equal(ids, np.sort(self._store.ids())):
             raise ZsbirError(f"the photos changed since the matcher {name!r} was fitted on this index: fit it again")
