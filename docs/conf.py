@@ -1,11 +1,11 @@
 """Sphinx configuration; the build needs no network."""
 
-from importlib.metadata import version as _version
+import zsbir
 
 project = "zsbir"
 author = "The zsbir authors"
 copyright = "2026, The zsbir authors"
-release = version = _version("zsbir")
+release = version = zsbir.__version__
 
 extensions = [
     "myst_parser",

@@ -1,5 +1,6 @@
 """The registry: names without imports, specs with defaults bound, and typos answered."""
 
+import importlib.metadata
 import inspect
 import pydoc
 import sys
@@ -178,7 +179,31 @@ def test_typo_of_a_timm_model_is_answered():
 
 def test_list_has_every_registry_with_a_line_each():
     found = zsbir.list()
-    assert sorted(found) == ["backbones", "datasets", "maskers", "matchers", "methods", "protocols"]
+    kinds = ["backbones", "datasets", "maskers", "matchers", "methods", "protocols", "stores"]
+    assert sorted(found) == kinds
+    assert "\n  one-to-many        " in repr(found)
+    assert all(f"<td>{kind}</td>" in found._repr_html_() for kind in kinds)
+    assert repr(zsbir.STORES) == "<stores: exact, faiss, milvus>"
+    assert "<td>exact</td>" in zsbir.STORES._repr_html_()
     for names in found.values():
         for name, summary in names.items():
             assert summary, name
+
+
+def test_everything_comes_from_the_package_itself():
+    for name in zsbir.__all__:
+        assert getattr(zsbir, name) is not None, name
+    names: dict = {}
+    exec("from zsbir import *", names)
+    assert names["Method"] is zsbir.methods.base.Method
+    assert "list" not in names
+
+
+def test_metadata_is_not_read_after_import(tmp_path, monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    method = zsbir.build("frozen", backbone="tiny")
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", absent)
+    method.save(tmp_path / "model")
+    assert zsbir.load(tmp_path / "model").spec == method.spec

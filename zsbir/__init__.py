@@ -3,7 +3,7 @@
 >>> import zsbir
 >>> method = zsbir.build("dann", backbone="tiny")
 >>> sorted(zsbir.list())
-['backbones', 'datasets', 'maskers', 'matchers', 'methods', 'protocols']
+['backbones', 'datasets', 'maskers', 'matchers', 'methods', 'protocols', 'stores']
 
 Everything below is imported on first use: ``import zsbir`` loads no torch.
 """
@@ -11,50 +11,85 @@ Everything below is imported on first use: ``import zsbir`` loads no torch.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zsbir.backbones import BACKBONES as BACKBONES
+    from zsbir.backbones.base import Backbone as Backbone
     from zsbir.data import DATASETS as DATASETS
+    from zsbir.data.base import Dataset as Dataset
+    from zsbir.engine.speed import Speed as Speed
     from zsbir.engine.trainer import Trainer as Trainer
     from zsbir.errors import ZsbirError as ZsbirError
     from zsbir.evaluation.evaluator import Evaluator as Evaluator
     from zsbir.evaluation.protocols import PROTOCOLS as PROTOCOLS
+    from zsbir.evaluation.protocols import Protocol as Protocol
+    from zsbir.evaluation.result import Report as Report
     from zsbir.maskers import MASKERS as MASKERS
+    from zsbir.maskers.base import Masker as Masker
     from zsbir.matchers import MATCHERS as MATCHERS
+    from zsbir.matchers.base import Matcher as Matcher
     from zsbir.methods import METHODS as METHODS
+    from zsbir.methods.base import Method as Method
     from zsbir.methods.base import Recipe as Recipe
     from zsbir.methods.saving import load as load
+    from zsbir.registry import Table
+    from zsbir.registry import import_file as import_file
     from zsbir.search.index import Index as Index
+    from zsbir.search.stores import STORES as STORES
+    from zsbir.search.stores.base import Store as Store
+    from zsbir.types import Batch as Batch
     from zsbir.types import Embeddings as Embeddings
+    from zsbir.types import Features as Features
+    from zsbir.types import Records as Records
+    from zsbir.types import Split as Split
 
-__version__ = version("zsbir")
+__version__ = "0.1.0"
 
 _WHERE = {
-    "BACKBONES": "zsbir.backbones",
-    "DATASETS": "zsbir.data",
-    "MASKERS": "zsbir.maskers",
-    "MATCHERS": "zsbir.matchers",
-    "Index": "zsbir.search.index",
-    "METHODS": "zsbir.methods",
-    "PROTOCOLS": "zsbir.evaluation.protocols",
-    "Embeddings": "zsbir.types",
-    "Evaluator": "zsbir.evaluation.evaluator",
-    "Recipe": "zsbir.methods.base",
-    "Trainer": "zsbir.engine.trainer",
-    "ZsbirError": "zsbir.errors",
-    "load": "zsbir.methods.saving",
+    "BACKBONES": "backbones",
+    "Backbone": "backbones.base",
+    "Batch": "types",
+    "DATASETS": "data",
+    "Dataset": "data.base",
+    "Embeddings": "types",
+    "Evaluator": "evaluation.evaluator",
+    "Features": "types",
+    "Index": "search.index",
+    "MASKERS": "maskers",
+    "MATCHERS": "matchers",
+    "METHODS": "methods",
+    "Masker": "maskers.base",
+    "Matcher": "matchers.base",
+    "Method": "methods.base",
+    "PROTOCOLS": "evaluation.protocols",
+    "Protocol": "evaluation.protocols",
+    "Recipe": "methods.base",
+    "Records": "types",
+    "Report": "evaluation.result",
+    "STORES": "search.stores",
+    "Speed": "engine.speed",
+    "Split": "types",
+    "Store": "search.stores.base",
+    "Trainer": "engine.trainer",
+    "ZsbirError": "errors",
+    "import_file": "registry",
+    "load": "methods.saving",
 }
 
-__all__ = ["__version__", "build", "list", *sorted(_WHERE)]
+# Without `list`: `from zsbir import *` must not hide the builtin.
+__all__ = ["__version__", "build", *sorted(_WHERE)]
 
 
-def build(spec: Any, **overrides: Any) -> Any:
-    """Build a method by name, ready to train or to embed.
+def build(spec: str | dict[str, Any] | Method, **overrides: Any) -> Method:
+    """Build a method by name, ready to train or to embed: ``zsbir.build("dann", backbone="resnet50", margin=0.5)``.
+
+    ``zsbir.list()["methods"]`` has the names, and ``help(zsbir.METHODS.get("dann"))`` a method's arguments with their
+    defaults. Datasets, backbones, maskers, matchers and stores are built likewise by their registries, such as
+    ``zsbir.DATASETS.build("openmoji")``.
 
     Args:
-        spec: A method's name, or a mapping ``{"name": ..., argument: value}``.
+        spec: A method's name, a mapping ``{"name": ..., argument: value}``, or a ready method, which is returned.
         **overrides: Constructor arguments. A component is given by name, mapping or instance:
             ``masker={"name": "random", "ratio": 0.5}``.
 
@@ -62,31 +97,37 @@ def build(spec: Any, **overrides: Any) -> Any:
         zsbir.methods.base.Method: With random weights, unless ``pretrained=True`` or ``weights=FILE`` is given.
 
     Raises:
-        ZsbirError: For an unknown name or argument, with the close matches.
+        ZsbirError: For an unknown name or argument, with the close matches, or a value that an argument cannot have.
     """
     from zsbir.methods import METHODS
 
     return METHODS.build(spec, **overrides)
 
 
-def list() -> dict[str, dict[str, str]]:
-    """Return every registry's names with a line on each, plugins included; imports none of them."""
+def list() -> Table:
+    """Return a table of every registry's names with a line on each, plugins included; imports none of them.
+
+    Returns:
+        zsbir.registry.Table: A mapping ``{"methods": {"dann": "Two towers, ...", ...}, "datasets": ..., ...}``.
+    """
     from zsbir.backbones import BACKBONES
     from zsbir.data import DATASETS
     from zsbir.evaluation.protocols import PROTOCOLS
     from zsbir.maskers import MASKERS
     from zsbir.matchers import MATCHERS
     from zsbir.methods import METHODS
+    from zsbir.registry import Table
+    from zsbir.search.stores import STORES
 
-    registries = (METHODS, DATASETS, BACKBONES, MASKERS, MATCHERS, PROTOCOLS)
-    return {f"{registry.kind}s": registry.describe() for registry in registries}
+    registries = (METHODS, DATASETS, BACKBONES, MASKERS, MATCHERS, PROTOCOLS, STORES)
+    return Table((f"{registry.kind}s", registry.describe()) for registry in registries)
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
+        return getattr(importlib.import_module(f"zsbir.{_WHERE[name]}"), name)
     raise AttributeError(f"module 'zsbir' has no attribute {name!r}")
 
 
 def __dir__() -> Any:
-    return sorted(__all__)
+    return sorted([*__all__, "list"])

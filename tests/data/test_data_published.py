@@ -153,7 +153,7 @@ def test_incomplete_roots(tmp_path):
     benchmark_tree(tmp_path, "sketchy-25")
     with pytest.raises(ZsbirError, match="source='folders'"):
         DATASETS.build("sketchy-25", root=tmp_path, source="lists")
-    with pytest.raises(ZsbirError, match="auto, lists, folders"):
+    with pytest.raises(ZsbirError, match="'auto', 'lists' or 'folders'"):
         DATASETS.build("sketchy-25", root=tmp_path, source="web")
     shutil.rmtree(tmp_path / "256x256/photo/tx_000000000000_ready/cup")
     with pytest.raises(ZsbirError, match="photo_test: cup"):

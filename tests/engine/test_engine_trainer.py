@@ -67,7 +67,8 @@ def test_best_is_chosen_on_held_out_seen_classes(shapes_root, small_dann, recipe
 
 
 def test_loss_that_is_not_finite_names_the_term_and_the_files(shapes, small_dann, recipe, tmp_path):
-    method = small_dann(margin=float("nan"))
+    method = small_dann()
+    method.margin = float("nan")
     with pytest.raises(ZsbirError, match=r"loss term 'triplet' is nan at step 0 .*\.png"):
         Trainer(method, shapes, recipe=recipe, out=tmp_path / "run", workers=0, progress=False).fit()
 

@@ -55,7 +55,7 @@ def test_record_says_how_it_was_made(index):
     record = json.loads((index.folder / "index.json").read_text())
     assert record["model"]["name"] == "frozen"
     assert record["preprocessing"]["image_size"] == index.embedder.method.image_size
-    assert {"zsbir", "torch", "pillow"} <= set(record["versions"])
+    assert {"zsbir", "torch", "PIL"} <= set(record["versions"])
 
 
 def test_update_embeds_only_what_is_new(index, photos, monkeypatch):

@@ -140,7 +140,7 @@ def test_wrong_width(tmp_path):
 
 
 def test_faiss_settings(tmp_path):
-    with pytest.raises(ZsbirError, match="no kind 'tree'"):
+    with pytest.raises(ZsbirError, match="kind='tree' must be 'flat', 'hnsw' or 'ivf-pq'"):
         STORES.build("faiss", kind="tree")
     with pytest.raises(ZsbirError, match="does not divide"):
         opened({"name": "faiss", "kind": "ivf-pq", "code_bytes": 5}, tmp_path)

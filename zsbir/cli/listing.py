@@ -6,7 +6,7 @@ import json as json_module
 
 
 def listing(json: bool = False) -> None:
-    """List methods, datasets, backbones, maskers, matchers and protocols, plugins included.
+    """List methods, datasets, backbones, maskers, matchers, protocols and stores, plugins included.
 
     Args:
         json: Print JSON.
@@ -17,9 +17,4 @@ def listing(json: bool = False) -> None:
     if json:
         print(json_module.dumps(found, indent=1))
         return
-    width = max(len(name) for names in found.values() for name in names) + 2
-    for kind, names in found.items():
-        print(kind)
-        for name, summary in names.items():
-            print(f"  {name:<{width}}{summary}")
-    print("\nAny timm model name is a backbone too.")
+    print(f"{found!r}\n\nAny timm model name is a backbone too.")

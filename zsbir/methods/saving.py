@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import zsbir
 from zsbir.errors import ZsbirError
 from zsbir.files import present, read_json, replaced, write_json
 from zsbir.methods import METHODS
@@ -26,7 +26,7 @@ def write_method(folder: Path, method: Method, weights: Mapping[str, Tensor] | N
     """Write the two files into an existing folder; `weights` as for `save`."""
     # A recipe may prepare images otherwise than published: what was trained on is what must be embedded.
     prepare = {name: getattr(method.recipe, name) for name in _PREPARE}
-    write_json(folder / "method.json", {"zsbir": version("zsbir"), "method": spec_of(method), "prepare": prepare})
+    write_json(folder / "method.json", {"zsbir": zsbir.__version__, "method": spec_of(method), "prepare": prepare})
     save_file(plain_tensors(method.state_dict() if weights is None else weights), folder / "model.safetensors")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import PIL
+import timm
+import torch
 from PIL import Image
 
+import zsbir
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json
 from zsbir.registry import spec_of
@@ -32,7 +35,7 @@ def describe(embedder: Embedder, store: Store) -> dict[str, Any]:
         "preprocessing": {"image_size": size, "mean": list(method.mean), "std": list(method.std)}
         | {key: recipe[key] for key in ("sketch_prepare", "photo_prepare")},
         "store": spec_of(store),
-        "versions": {part: version(part) for part in ("zsbir", "torch", "timm", "pillow")},
+        "versions": {part.__name__: part.__version__ for part in (zsbir, torch, timm, PIL)},
     }
 
 

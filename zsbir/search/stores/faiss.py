@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,8 +42,6 @@ class FaissStore(Store):
         code_bytes: int = 64,
         rescore: int | None = None,
     ) -> None:
-        if kind not in get_args(Kind):
-            raise ZsbirError(f"faiss store: there is no kind {kind!r}; known: {', '.join(get_args(Kind))}")
         self.kind, self.links, self.build_effort, self.effort = kind, links, build_effort, effort
         self.lists, self.code_bytes = lists, code_bytes
         self.rescore = max(1, rescore) if rescore is not None else 32 if kind == "ivf-pq" else 4

@@ -34,8 +34,6 @@ class MilvusStore(Store):
         kind: Literal["flat", "hnsw"] = "flat",
         effort: int = 96,
     ) -> None:
-        if kind not in ("flat", "hnsw"):
-            raise ZsbirError(f"milvus store: there is no kind {kind!r}; known: flat, hnsw")
         self.uri, self.collection, self.kind, self.effort = uri, collection, kind, effort
 
     def open(self, folder: Path, dim: int) -> None:
