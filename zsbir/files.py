@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import shutil
@@ -133,47 +132,6 @@ def present(folder: Path) -> Path:
     """Return `folder`, or the one that `replaced` had moved aside when the machine stopped."""
     old = folder.with_name(folder.name + OLD)
     return old if not folder.exists() and old.exists() else folder
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold a file's lock for a block: one process at a time, on this machine; it ends with the process that holds it.
-
-    Args:
-        file: The lock; it is made if need be, and its content is not touched.
-    """
-    with file.open("ab+") as handle:
-        lock, unlock = _lock_calls()
-        lock(handle.fileno())
-        try:
-            yield
-        finally:
-            unlock(handle.fileno())
-
-
-def _lock_calls() -> tuple[Callable[[int], None], Callable[[int], None]]:
-    """Return what takes and gives back the lock of an open file: `fcntl` on POSIX, `msvcrt` on Windows."""
-    try:
-        fcntl: Any = importlib.import_module("fcntl")
-    except ImportError:
-        msvcrt: Any = importlib.import_module("msvcrt")
-
-        def take(handle: int) -> None:
-            # msvcrt locks bytes from the current position, and gives up after 10 s.
-            while True:
-                os.lseek(handle, 0, os.SEEK_SET)
-                try:
-                    return msvcrt.locking(handle, msvcrt.LK_LOCK, 1)  # type: ignore[no-any-return]
-                except OSError as error:
-                    if error.errno not in (errno.EDEADLK, errno.EACCES):
-                        raise
-
-        def give(handle: int) -> None:
-            os.lseek(handle, 0, os.SEEK_SET)
-            msvcrt.locking(handle, msvcrt.LK_UNLCK, 1)
-
-        return take, give
-    return (lambda handle: fcntl.flock(handle, fcntl.LOCK_EX)), (lambda handle: fcntl.flock(handle, fcntl.LOCK_UN))
 
 
 def _sync(path: Path) -> None:

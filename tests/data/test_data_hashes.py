@@ -59,9 +59,9 @@ def test_a_file_is_read_once_until_it_changes(files, monkeypatch):
 
 def test_missing_files_and_a_broken_or_unwritable_memory_do_no_harm(files, tmp_path, monkeypatch):
     first = hashes.content_hash(files, ["a/1.png", "a/none.png"])
-    for memory in (tmp_path / "cache/zsbir/hashes").iterdir():
-        memory.write_bytes(b"broken")
-    assert hashes.content_hash(files, ["a/1.png", "a/none.png"]) == first
+    (tmp_path / "cache/zsbir/hashes.sqlite").write_bytes(b"broken" * 999)
+    with pytest.warns(UserWarning, match="is damaged .* starts anew"):
+        assert hashes.content_hash(files, ["a/1.png", "a/none.png"]) == first
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))

@@ -79,5 +79,5 @@ def stored_masks(
         device=device, batch_size=batch_size, progress=progress,
         skip=lambda file, error: say(f"no mask: {error}"),
     )  # fmt: skip
-    say(f"masks: {computed} computed, {len(files) - computed} already stored in {store.folder}")
+    say(f"masks: {computed} computed, {len(files) - computed} already stored in {store.file}")
     return store

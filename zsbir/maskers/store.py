@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
 from zsbir.errors import ZsbirError
+from zsbir.files import stamp
 from zsbir.maskers.base import Masker
 from zsbir.registry import spec_of
+from zsbir.store import Store
 
 Read = Callable[[str], npt.NDArray[np.uint8]]
 ReadObject = Callable[[str], npt.NDArray[np.bool_] | None]
@@ -43,42 +46,23 @@ class _Seen:
         return hashed.digest()
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """Reads photos; hands those that cannot be read to `skip`, or raises where there is none."""
-
-    read: Read
-    read_object: ReadObject | None
-    skip: Skip | None
-
-    def __call__(self, file: str, name: str) -> _Seen | None:
-        try:
-            return _Seen(self.read(file), name, None if self.read_object is None else self.read_object(file))
-        except ZsbirError as error:
-            if self.skip is None:
-                raise
-            self.skip(file, error)
-            return None
-
-
 class MaskStore:
-    """Masks on disk, memory-mapped, keyed by the masker's spec and by each photo's content and class.
+    """Masks on disk, found by the masker's spec and by each photo's content and class.
 
     A photo's mask is found by what the masker saw: the pixels, the class name and, for maskers that read it, the object
     mask. So a changed photo gets a new mask, and a moved or repeated one does not. Files with unchanged size and time
-    are not read again.
+    are not read again. A mask takes N bits: 25 bytes for 196 patches.
+
+    It is a callable from file name to (N,) bool, which is what ``Trainer(keep=...)`` takes.
 
     Args:
         masker: What computes masks; its spec (and the content of a weights file it names) is part of the key.
         grid: The encoder's patch grid (h, w).
-        root: Folder of all stores; this one is the subfolder `folder`.
+        root: Folder of all stores; this one is the file `file` in it.
         preparation: What else decides the pixels, such as image size and how a photo becomes a square; JSON values.
 
     Raises:
         ZsbirError: If the masks change while the encoder trains, so that they cannot be stored.
-
-    A store takes N bits a photo: 25 bytes for 196 patches. It is a callable from file name to (N,) bool, which is what
-    ``Trainer(keep=...)`` takes.
     """
 
     def __init__(
@@ -90,23 +74,11 @@ class MaskStore:
             )
         self.masker, self.grid = masker, grid
         self.patches = grid[0] * grid[1]
-        self.row_bytes = -(-self.patches // 8)
-        header = {"masker": _with_digests(spec_of(masker)), "grid": list(grid), "preparation": dict(preparation or {})}
-        name = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=6).hexdigest()
-        self.folder = Path(root) / f"{header['masker']['name']}-{name}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "store.json").write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ZsbirError(f"the mask store {self.folder} cannot be written: {error.strerror or error}") from error
-        self._rows: dict[bytes, int] = {}
-        self._files: dict[str, tuple[int, int, str, str]] = {}
-        self._by_file: dict[str, int] = {}
-        self._masks: npt.NDArray[np.uint8] | None = None
-        self._open()
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        made_by = {"masker": _with_digests(spec_of(masker)), "grid": list(grid), "preparation": dict(preparation or {})}
+        key = hashlib.blake2b(json.dumps(made_by, sort_keys=True).encode(), digest_size=6).hexdigest()
+        self.file = Path(root) / f"{made_by['masker']['name']}-{key}.sqlite"
+        self._store = Store(self.file, "mask store")
+        self._by_file: dict[str, bytes] = {}
 
     def __call__(self, file: str) -> npt.NDArray[np.bool_]:
         """Return (N,) bool, True = keep, of a photo that `precompute` has seen.
@@ -114,10 +86,11 @@ class MaskStore:
         Raises:
             ZsbirError: If it has not.
         """
-        row = self._by_file.get(str(file))
-        if row is None or self._masks is None:
-            raise ZsbirError(f"the mask store {self.folder} has no mask of {file}: call precompute with its records")
-        return np.unpackbits(self._masks[row], count=self.patches).astype(bool)
+        digest = self._by_file.get(str(file))
+        bits = None if digest is None else self._store.get(digest)
+        if bits is None:
+            raise ZsbirError(f"the mask store {self.file} has no mask of {file}: call precompute with its records")
+        return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=self.patches).astype(bool)
 
     def precompute(
         self,
@@ -144,44 +117,46 @@ class MaskStore:
             progress: Show a bar.
 
         Returns:
-            How many masks were computed; 0 when all were there. Processes that share a folder take turns.
+            How many masks were computed; 0 when all were there. Processes that share a store take turns.
         """
-        with _locked(self.folder / "lock"):
-            self._open(repair=True)
-            reading = _Reading(read, read_object if self.masker.needs_objects else None, skip)
-            items = list(zip(map(str, files), class_names, strict=True))
-            bar = tqdm(items, desc="masks", unit="img", disable=not progress, leave=False)
-            computed = self._fill(bar, reading, torch.device(device), batch_size)
-            self._open()
-        for file, name in zip(files, class_names, strict=True):
-            known = self._files.get(str(file))
-            if known is not None and known[2] == name:
-                self._by_file[str(file)] = self._rows[bytes.fromhex(known[3])]
-        return computed
-
-    def _fill(self, items: Iterable[tuple[str, str]], reading: _Reading, device: torch.device, batch_size: int) -> int:
         waiting: dict[bytes, _Seen] = {}
+        notes: list[tuple[bytes, bytes]] = []
         computed = 0
-        for file, name in items:
-            size, changed = _stamp(file)
-            known = self._files.get(file)
-            if known is not None and changed and known[:3] == (size, changed, name):
-                continue
-            seen = reading(file, name)
-            if seen is None:
-                continue
-            digest = seen.digest()
-            self._files[file] = (size, changed, name, digest.hex())
-            if digest not in self._rows:
-                waiting[digest] = seen
-            if len(waiting) == batch_size:
-                computed += self._compute(waiting, device)
-        if waiting:
+        items = list(zip(map(str, files), class_names, strict=True))
+        with FileLock(f"{self.file}.turn"):
+            for file, name in tqdm(items, desc="masks", unit="img", disable=not progress, leave=False):
+                digest = self._known(file, name)
+                if digest is None:
+                    try:
+                        objects = read_object(file) if read_object and self.masker.needs_objects else None
+                        seen = _Seen(read(file), name, objects)
+                    except ZsbirError as error:
+                        if skip is None:
+                            raise
+                        skip(file, error)
+                        continue
+                    digest = seen.digest()
+                    notes.append((_file_key(file, name), _stamp(file) + digest))
+                    if self._store.get(digest) is None:
+                        waiting[digest] = seen
+                self._by_file[file] = digest
+                if len(waiting) == batch_size:
+                    computed += self._compute(waiting, device)
             computed += self._compute(waiting, device)
-        _write(self.folder / "files.json", json.dumps(self._files))
+            self._store.put(notes)  # last: a file is known when its mask is there
         return computed
 
-    def _compute(self, waiting: dict[bytes, _Seen], device: torch.device) -> int:
+    def _known(self, file: str, name: str) -> bytes | None:
+        """Return the content's digest of a file that did not change and whose mask is stored."""
+        now, held = _stamp(file), self._store.get(_file_key(file, name))
+        if not any(now) or held is None or not held.startswith(now):
+            return None
+        digest = held[len(now) :]
+        return None if self._store.get(digest) is None else digest
+
+    def _compute(self, waiting: dict[bytes, _Seen], device: torch.device | str) -> int:
+        if not waiting:
+            return 0
         pixels = torch.from_numpy(np.stack([item.pixels for item in waiting.values()]))
         images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
         known = [item.object for item in waiting.values() if item.object is not None]
@@ -190,40 +165,22 @@ class MaskStore:
         with torch.no_grad():
             keep: Tensor = self.masker(images, names, self.grid, None, objects)
         packed = np.packbits(keep.cpu().numpy(), axis=1)
-        # The masks first: a crash in between leaves masks without keys, which the next pass cuts off.
-        _append(self.folder / "masks.bin", packed.tobytes())
-        _append(self.folder / "keys.bin", b"".join(waiting))
-        for digest in waiting:
-            self._rows[digest] = len(self._rows)
+        self._store.put((digest, row.tobytes()) for digest, row in zip(waiting, packed, strict=True))
         count = len(waiting)
         waiting.clear()
         return count
 
-    def _open(self, repair: bool = False) -> None:
-        """Read what is there; `repair` cuts off what a crash left half written, which needs the lock."""
-        masks, keys, files = (self.folder / name for name in ("masks.bin", "keys.bin", "files.json"))
-        if not keys.exists():
-            return
-        count = min(keys.stat().st_size // DIGEST, masks.stat().st_size // self.row_bytes)
-        if repair:
-            os.truncate(keys, count * DIGEST)
-            os.truncate(masks, count * self.row_bytes)
-        raw = keys.read_bytes()
-        self._rows = {raw[i * DIGEST : (i + 1) * DIGEST]: i for i in range(count)}
-        self._masks = np.memmap(masks, dtype=np.uint8, mode="r", shape=(count, self.row_bytes)) if count else None
-        if files.exists():
-            listed = json.loads(files.read_text(encoding="utf-8"))
-            known = {k: (int(v[0]), int(v[1]), str(v[2]), str(v[3])) for k, v in listed.items()}
-            self._files = {k: v for k, v in known.items() if bytes.fromhex(v[3]) in self._rows}
+
+def _file_key(file: str, name: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(file) + b"\0" + name.encode(), digest_size=DIGEST).digest()
 
 
-def _stamp(file: str) -> tuple[int, int]:
-    """Return size and time of a plain file; (0, 0) for a photo that is no file of its own."""
+def _stamp(file: str) -> bytes:
+    """Return size and time of a plain file; zeros for a photo that is no file of its own."""
     try:
-        found = Path(file).stat()
+        return struct.pack("<qq", *stamp(file))
     except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
+        return bytes(16)
 
 
 def _with_digests(spec: Any) -> Any:
@@ -236,32 +193,3 @@ def _with_digests(spec: Any) -> Any:
         with open(weights, "rb") as file:
             whole["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
     return whole
-
-
-def _append(file: Path, content: bytes) -> None:
-    try:
-        with open(file, "ab") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise ZsbirError(f"the mask store {file.parent} cannot be written: {error.strerror or error}") from error
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_name(file.name + ".incomplete")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold `file` against other processes, where the system can (not on Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(file, "w", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
