@@ -32,6 +32,7 @@ from torch import Tensor
 
 import zsbir
 from zsbir.backbones.base import Backbone
+from zsbir.data.preprocess import Preprocess
 from zsbir.data.sampling import triplet_plan
 from zsbir.data.word_vectors import class_weights
 from zsbir.engine.embedding import embed_split
@@ -57,6 +58,14 @@ PARTS: dict[str, dict[str, object]] = {
     "own negative only, GloVe negatives": {"domain_loss_ratio": 0.0, "batch_negatives": False, "semantic": "glove"},
 }
 """By row the options of `dann`; a sketch is compared with all photos of the batch unless a row says otherwise."""
+
+
+class Computed(Preprocess):
+    """Features in place of images need no normalisation."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return them as they are."""
+        return images
 
 
 class Ready(Backbone):
@@ -89,6 +98,7 @@ def train(seen: tuple, unseen: tuple, split: object, part: dict, weights: Tensor
         backbone=Ready(seen[0].shape[1]), freeze="backbone", pool="model", head=[512], unit=True,
         margin=0.2, grl_threshold_epoch=a.epochs * 5 // 8, **options,
     )  # fmt: skip
+    method.preprocess = Computed.of(method.photo.backbone)
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-4)
     method.train()
     accuracy: list[float] = []

@@ -33,15 +33,14 @@ def step(method: Any, optimizer: Any, batch: Batch) -> None:
     optimizer.step()
 
 
-def plain_batches(split: Any, size: int, method: Any, rows: int, device: str, seed: int) -> Any:
+def plain_batches(split: Any, size: int, rows: int, device: str, seed: int) -> Any:
     """Yield batches as the published loader makes them: one item after the other, a list scan for each photo."""
     rng = np.random.default_rng(seed)
     photos = [(split.photos.file(i), split.classes[split.photos.labels[i]]) for i in range(len(split.photos))]
 
     def read(path: Path) -> torch.Tensor:
         image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-        x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-        return (x - torch.tensor(method.mean)[:, None, None]) / torch.tensor(method.std)[:, None, None]
+        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
     while True:
         items: list[list[torch.Tensor]] = [[], [], []]
@@ -59,11 +58,11 @@ def plain_batches(split: Any, size: int, method: Any, rows: int, device: str, se
         yield Batch(sketch, photo, label_, label_, negative, other_)
 
 
-def our_batches(loader: StepLoader, split: Any, method: Any, device: str) -> Any:
+def our_batches(loader: StepLoader, split: Any, device: str) -> Any:
     epoch = 0
     while True:
         for raw in loader.epoch(epoch):
-            yield to_batch(raw, split.classes, method.mean, method.std, device)
+            yield to_batch(raw, split.classes, device)
         epoch += 1
 
 
@@ -92,9 +91,9 @@ def compare(dataset: Any, split: Split, a: argparse.Namespace) -> dict[str, Any]
     method = zsbir.build("dann", backbone={"name": a.backbone, "image_size": a.size}).to(a.device).train()
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-4)
     with tempfile.TemporaryDirectory() as folder:
-        loops = {"plain": plain_batches(split, a.size, method, a.batch, a.device, 0)}
+        loops = {"plain": plain_batches(split, a.size, a.batch, a.device, 0)}
         for name in ("zsbir", "zsbir, image cache"):
-            source = ImageSource(dataset, a.size)
+            source = ImageSource(dataset, method.preprocess)
             steps = Steps(split, source, lambda epoch: triplet_plan(split, a.batch, 0, epoch))
             if "cache" in name:
                 source.use_cache(folder)
@@ -102,14 +101,14 @@ def compare(dataset: Any, split: Split, a: argparse.Namespace) -> dict[str, Any]
                     0
                 ):
                     pass  # filled, as from the second epoch on
-            loops[name] = our_batches(StepLoader(steps, a.workers, pin=a.device == "cuda"), split, method, a.device)
+            loops[name] = our_batches(StepLoader(steps, a.workers, pin=a.device == "cuda"), split, a.device)
         rates: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(a.rounds):
             for name, batches in loops.items():
                 for _ in range(3):  # the workers are started, and what they had ready is used up
                     step(method, optimizer, next(batches))
                 rates[name].append(rate(method, optimizer, batches, a.steps, a.batch, a.device))
-        one = next(plain_batches(split, a.size, method, a.batch, a.device, 0))
+        one = next(plain_batches(split, a.size, a.batch, a.device, 0))
         rates["the step alone"] = [
             rate(method, optimizer, itertools.repeat(one), a.steps, a.batch, a.device) for _ in range(a.rounds)
         ]

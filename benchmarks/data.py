@@ -115,10 +115,11 @@ def throughput(root: Path, cache: Path, workers: int, batch: int, size: int, rep
     from zsbir.data import DATASETS
     from zsbir.data.batches import to_batch
     from zsbir.data.loading import ImageSource, StepLoader, Steps
+    from zsbir.data.preprocess import Preprocess
     from zsbir.data.sampling import Plan
 
     data = DATASETS.build("folder", root=root, unseen=1)
-    mean, std, half = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), batch // 2
+    half, look = batch // 2, Preprocess(size, (0.5,) * 3, (0.5,) * 3)
     split = data.train
     steps = min(len(split.sketches), len(split.photos), most // 2) // half
     torch.set_num_threads(1)
@@ -128,7 +129,7 @@ def throughput(root: Path, cache: Path, workers: int, batch: int, size: int, rep
         return order.reshape(steps, half).astype(np.int64)
 
     plan = Plan(rows(split.sketches), rows(split.photos))
-    change = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(mean, std)]
+    change = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(look.mean, look.std)]
     images = ImageFolder(str(root), transforms.Compose(change))
     used = {str(split.sketches.file(int(i))) for i in plan.sketch.ravel()}
     used |= {str(split.photos.file(int(i))) for i in plan.photo.ravel()}
@@ -137,14 +138,14 @@ def throughput(root: Path, cache: Path, workers: int, batch: int, size: int, rep
     plain = torch.utils.data.DataLoader(same, batch, shuffle=True, num_workers=workers, **options)
 
     def step_loader(folder: Path | None) -> StepLoader:
-        source = ImageSource(data, size, cache=folder)
+        source = ImageSource(data, look, cache=folder)
         return StepLoader(Steps(split, source, lambda epoch: plan), workers=workers)
 
     decoding, cached = step_loader(None), step_loader(cache)
 
     def ours(loader: StepLoader, epoch: int) -> int:
-        batches = (to_batch(raw, split.classes, mean, std) for raw in loader.epoch(epoch))
-        return sum(len(step.sketch) + len(step.photo) for step in batches)
+        batches = (to_batch(raw, split.classes) for raw in loader.epoch(epoch))
+        return sum(len(look.normalise(images)) for step in batches for images in (step.sketch, step.photo))
 
     runs = {
         "torchvision ImageFolder": lambda epoch: sum(len(x) for x, _ in plain),

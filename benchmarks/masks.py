@@ -17,8 +17,9 @@ from _results import table, write
 
 import zsbir
 from zsbir.backbones import BACKBONES
-from zsbir.data.batches import normalise, to_unit
+from zsbir.data.batches import to_unit
 from zsbir.data.loading import ImageSource
+from zsbir.data.preprocess import Preprocess
 from zsbir.maskers import MASKERS
 from zsbir.maskers.select import purity, recall
 from zsbir.types import Features
@@ -38,7 +39,7 @@ def evaluate(name: str, spec: dict[str, Any], photos: Any, names: list[str], obj
         features: Features | None = None
         with torch.no_grad():
             if encoder is not None:
-                features = encoder.eval().with_attention(normalise(images, encoder.mean, encoder.std))
+                features = encoder.eval().with_attention(Preprocess.of(encoder).normalise(images))
             kept.append(masker(images, names[part], GRID, features, objects[part]))
     keep = torch.cat(kept)
     pure = purity(keep, objects, GRID)
@@ -56,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*masks mean nothing.*")
     dataset = zsbir.DATASETS.build("openmoji")
-    split, source = dataset.test, ImageSource(dataset, SIZE)
+    split, source = dataset.test, ImageSource(dataset, Preprocess(SIZE, (0.5,) * 3, (0.5,) * 3))
     rows = np.linspace(0, len(split.photos) - 1, args.photos).astype(int)
     files = [str(split.photos.file(int(i))) for i in rows]
     photos = np.stack([source.image(file, "photo") for file in files])

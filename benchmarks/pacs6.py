@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.data.base import Dataset
-from zsbir.data.batches import normalise, to_unit
+from zsbir.data.batches import to_unit
 from zsbir.data.loading import ImageSource
 from zsbir.engine.embedding import embed_records, embed_split
 from zsbir.evaluation import evaluate_embeddings
@@ -59,15 +59,14 @@ class Views:
         return Views(vectors, {domain: own[np.isin(own, classes)] for domain, own in self.labels.items()})
 
 
-def sketches_of(dataset: Dataset, size: int, labels: Any, seed: int, method: Frozen) -> Iterator[Tensor]:
-    """Yield shuffled batches of 32 sketches of some seen classes, normalised."""
+def sketches_of(dataset: Dataset, labels: Any, seed: int, method: Frozen) -> Iterator[Tensor]:
+    """Yield shuffled batches of 32 sketches of some seen classes."""
     records = dataset.train.sketches
-    source = ImageSource(dataset, size)
+    source = ImageSource(dataset, method.preprocess)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(records.labels, labels)))
     for start in range(0, len(order) - 31, 32):
         pixels = np.stack([source.image(str(records.file(int(i))), "sketch") for i in order[start : start + 32]])
-        images = to_unit(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), "cpu")
-        yield normalise(images, method.mean, method.std)
+        yield to_unit(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), "cpu")
 
 
 def compute(view: str, dataset: Dataset, size: int) -> dict[str, np.ndarray]:
@@ -89,7 +88,7 @@ def compute(view: str, dataset: Dataset, size: int) -> dict[str, np.ndarray]:
         names = list(dataset.train.classes)
         labels = [i for i, name in enumerate(names) if kind == "adapted" or name != rest]
         seed = int(rest) if kind == "adapted" else 0
-        method.adapt(sketches_of(dataset, size, labels, seed, method))
+        method.adapt(sketches_of(dataset, labels, seed, method))
     found = {}
     for part, split in (("seen", dataset.train), ("unseen", dataset.test)):
         if kind == "without" and part == "unseen":

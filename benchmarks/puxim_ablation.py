@@ -24,8 +24,9 @@ import zsbir
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.data.base import Dataset
-from zsbir.data.batches import normalise, to_unit
+from zsbir.data.batches import to_unit
 from zsbir.data.loading import ImageSource
+from zsbir.data.preprocess import Preprocess
 from zsbir.data.sampling import triplet_plan
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.puxim import PuXIM
@@ -90,15 +91,23 @@ def cached(records: Records, source: ImageSource, domain: Any, encoder: TrunkAnd
         files = [str(records.file(i)) for i in range(start, min(start + 64, len(records)))]
         pixels = np.stack([source.image(file, domain) for file in files])
         images = to_unit(torch.from_numpy(pixels).permute(0, 3, 1, 2), "cpu")
-        parts.append(encoder.maps(normalise(images, encoder.mean, encoder.std)))
+        parts.append(encoder.maps(source.preprocess.normalise(images)))
     return torch.cat(parts)
+
+
+class Maps(Preprocess):
+    """The maps here are no images."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return them as they are."""
+        return images
 
 
 class Data:
     """The maps of the train and test parts, and the object masks of the train photos."""
 
     def __init__(self, dataset: Dataset, encoder: TrunkAndTransformer, cache: Path | None = None) -> None:
-        source = ImageSource(dataset, SIZE, "crop-pad", "squash")
+        source = ImageSource(dataset, Preprocess.of(encoder, sketch="crop-pad"))
         self.train, self.test = dataset.train, dataset.test
         if cache is not None and cache.is_file():
             flat = load_file(cache)
@@ -141,8 +150,7 @@ def one_run(data: Data, config: dict[str, Any], seed: int, steps: int, lr: float
         backbone=encoder, masker=masker, reconstruction=config["reconstruction"], interaction=config["interaction"],
         layers=1, hidden=256,
     )  # fmt: skip
-    # The release normalises by 0.5; the maps here are no images, and the maskers do not read them.
-    method.mean = method.std = (0.0,)  # type: ignore[assignment]
+    method.preprocess = Maps.of(encoder)  # and the maskers do not read images
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=lr)
     method.train()
     plan = triplet_plan(data.train, batch_size, seed, 0, steps * batch_size)

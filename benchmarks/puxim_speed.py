@@ -43,7 +43,7 @@ def plain_attention(block: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def plain_mask(clip: Any, tokenizer: Any, image: Tensor, name: str, ratio: float = 0.7, blocks: int = 6) -> Tensor:
-    """The mask (N,) of one normalised photo (3, H, W): its texts are encoded, nothing is kept."""
+    """The mask (N,) of one photo normalised for CLIP (3, H, W): its texts are encoded, nothing is kept."""
     texts = F.normalize(clip.encode_text(tokenizer(["a", name]).to(image.device)), dim=1)
     visual = clip.visual
     x = visual._embeds(image[None])
@@ -75,7 +75,7 @@ def plain_masks(method: PuXIM, batch: Batch) -> Tensor:
     mean, std = (torch.tensor(s, device=photos.device).view(3, 1, 1) for s in image_statistics(masker.clip.visual))
     with torch.no_grad():
         each = [
-            plain_mask(masker.clip, masker._tokenizer, (photo * 0.5 + 0.5 - mean) / std, name)
+            plain_mask(masker.clip, masker._tokenizer, (photo - mean) / std, name)
             for photo, name in zip(photos, names, strict=True)
         ]
     return torch.stack(each)
@@ -83,7 +83,7 @@ def plain_masks(method: PuXIM, batch: Batch) -> Tensor:
 
 def plain_step(method: PuXIM, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
     masks = plain_masks(method, batch)
-    parts = [method.encoder(x) for x in (batch.sketch, batch.photo, batch.negative)]
+    parts = [method.encoder(method.preprocess.normalise(x)) for x in (batch.sketch, batch.photo, batch.negative)]
     s, p, n = parts
     loss = F.triplet_margin_loss(s.vector, p.vector, n.vector, margin=1.0)
     photos = torch.cat([p.tokens, n.tokens])  # type: ignore[list-item]
@@ -123,7 +123,7 @@ def clock(runs: dict[str, Callable[[], Any]], repeats: int, cuda: bool) -> dict[
 
 def make_batch(rows: int, size: int, device: str) -> Batch:
     g = torch.Generator().manual_seed(0)
-    images = [torch.rand(rows, 3, size, size, generator=g) * 2 - 1 for _ in range(3)]
+    images = [torch.rand(rows, 3, size, size, generator=g) for _ in range(3)]
     label = torch.arange(rows) % len(CLASSES)
     return Batch(
         sketch=images[0], photo=images[1], negative=images[2], label=label, photo_label=label,
@@ -139,14 +139,14 @@ def measure(backbone: str, clip: str, rows: int, repeats: int, device: str) -> d
     assert isinstance(method, PuXIM)
     method.to(device).train()
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-5, weight_decay=1e-3)
-    batch = make_batch(rows, method.image_size, device)
+    batch = make_batch(rows, method.preprocess.size, device)
     masker: Any = method.masker
     masker.precision = "float32" if not cuda else "auto"
     assert batch.negative is not None
     assert batch.negative_label is not None
     grid = method.encoder.grid
     assert grid is not None
-    photos = torch.cat([batch.photo, batch.negative]) * 0.5 + 0.5
+    photos = torch.cat([batch.photo, batch.negative])
     names = batch.names(batch.photo_label) + batch.names(batch.negative_label)
     ours = masker(photos, names, grid)
     same = float((plain_masks(method, batch).bool() == ours).float().mean())

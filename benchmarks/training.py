@@ -124,7 +124,7 @@ class PlainLoop:
         """Do an epoch."""
         self.method.train()
         for raw in watch.over(self.loader.epoch(self.epoch), self.device):
-            batch = to_batch(raw, self.dataset.train.classes, self.method.mean, self.method.std, self.device)
+            batch = to_batch(raw, self.dataset.train.classes, self.device)
             loss = torch.stack(list(self.method(batch).values())).sum()
             self.optimizer.zero_grad()
             loss.backward()
@@ -171,8 +171,8 @@ def fill_cache(name: str, args: argparse.Namespace, folder: Path) -> None:
     from zsbir.data.filling import fill_cache as fill
 
     dataset = zsbir.DATASETS.build("folder", root=args.root, unseen=args.unseen)
-    recipe = build(name, dataset.train.classes, args.size).recipe
-    fill(dataset, folder / "cache", args.size, recipe.sketch_prepare, recipe.photo_prepare, workers=1)
+    look = build(name, dataset.train.classes, args.size).preprocess
+    fill(dataset, folder / "cache", args.size, look.sketch, look.photo, workers=1)
 
 
 def compare(name: str, chosen: list[Variant], args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:

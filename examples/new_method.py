@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.backbones import BACKBONES
+from zsbir.data.preprocess import Preprocess
 from zsbir.engine.embedding import embed_split
 from zsbir.engine.selection import mean_average_precision
 from zsbir.methods.base import Method
@@ -28,10 +29,10 @@ class Contrast(Method):
         super().__init__()
         self.backbone = BACKBONES.build(backbone)
         self.temperature = temperature
-        self.image_size, self.mean, self.std = self.backbone.image_size, self.backbone.mean, self.backbone.std
+        self.preprocess = Preprocess.of(self.backbone)
 
     def embed(self, images: torch.Tensor, domain: Domain) -> Features:
-        return Features(F.normalize(self.backbone(images).vector, dim=1))
+        return Features(F.normalize(self.backbone(self.preprocess.normalise(images)).vector, dim=1))
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         sketch = self.embed(batch.sketch, "sketch").vector

@@ -30,7 +30,7 @@ def build(registry, name):
 
 
 def batch_for(method, rows=4):
-    size = method.image_size
+    size = method.preprocess.size
     images = [torch.rand(rows, 3, size, size, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     label = torch.arange(rows) % 3
     mixed = method.recipe.sampling == "mixed"
@@ -65,7 +65,7 @@ def test_spec_rebuilds_the_method(method):
 
 def test_method_embeds_both_domains(method):
     method.eval()
-    images = torch.rand(2, 3, method.image_size, method.image_size)
+    images = torch.rand(2, 3, method.preprocess.size, method.preprocess.size)
     with torch.inference_mode():
         for domain in ("sketch", "photo"):
             vector = method.embed(images, domain).vector
@@ -96,7 +96,7 @@ def test_method_trains_one_step(method):
 def test_method_is_saved_and_loaded(method, tmp_path):
     method.save(tmp_path / "last")
     again = zsbir.load(tmp_path)
-    images = torch.rand(2, 3, method.image_size, method.image_size)
+    images = torch.rand(2, 3, method.preprocess.size, method.preprocess.size)
     with torch.inference_mode():
         assert torch.equal(method.eval().embed(images, "photo").vector, again.embed(images, "photo").vector)
 

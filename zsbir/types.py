@@ -175,9 +175,9 @@ class Batch:
     """One training step's images. Which fields are set depends on the method's sampling.
 
     Attributes:
-        sketch: (B, 3, H, W) float32, normalised.
-        photo: (B', 3, H, W) float32, normalised: each sketch's positive (triplets), or an independent draw (mixed).
-        negative: (B, 3, H, W) float32, normalised: a photo of another class (triplets), or None.
+        sketch: (B, 3, H, W) float32 in [0, 1].
+        photo: (B', 3, H, W) float32 in [0, 1]: each sketch's positive (triplets), or an independent draw (mixed).
+        negative: (B, 3, H, W) float32 in [0, 1]: a photo of another class (triplets), or None.
         label: (B,) int64, the class of each sketch.
         photo_label: (B',) int64, the class of each photo; equals `label` for triplets.
         negative_label: (B,) int64, or None.

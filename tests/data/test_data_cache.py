@@ -12,8 +12,9 @@ from tests.data.data_trees import picture, write_drawings
 from zsbir.data import DATASETS
 from zsbir.data.cache import ImageCache
 from zsbir.data.filling import fill_cache
-from zsbir.data.images import load_image, prepare
+from zsbir.data.images import load_image
 from zsbir.data.loading import ImageSource
+from zsbir.data.preprocess import Preprocess, prepare
 from zsbir.errors import ZsbirError
 
 SIZE = 8
@@ -168,8 +169,9 @@ def test_fill_and_use_by_the_loader(pets, folder):
     assert (made, total, len(problems)) == (19, 20, 1)
     assert "p1.jpg" in problems[0]
     assert fill_cache(data, folder, SIZE, "crop-pad", "squash", workers=1)[0] == 0
-    plain = ImageSource(data, SIZE, "crop-pad")
-    cached = ImageSource(data, SIZE, "crop-pad", cache=folder)
+    look = Preprocess(SIZE, (0.5,) * 3, (0.5,) * 3, sketch="crop-pad")
+    plain = ImageSource(data, look)
+    cached = ImageSource(data, look, cache=folder)
     for domain in ("sketch", "photo"):
         file = str(data.test.of(domain).file(1))
         assert (plain.image(file, domain) == cached.image(file, domain)).all()
@@ -178,7 +180,8 @@ def test_fill_and_use_by_the_loader(pets, folder):
 def test_object_masks_are_not_in_the_way(pets, folder):
     data = DATASETS.build("folder", root=pets, unseen="dog")
     data.object_mask = lambda record: np.eye(10, 12, dtype=bool)
-    assert ImageSource(data, SIZE, cache=folder).mask(str(data.test.photos.file(0))).shape == (SIZE, SIZE)
+    look = Preprocess(SIZE, (0.5,) * 3, (0.5,) * 3)
+    assert ImageSource(data, look, cache=folder).mask(str(data.test.photos.file(0))).shape == (SIZE, SIZE)
 
 
 def test_a_dataset_that_opens_otherwise(files, folder):

@@ -4,11 +4,9 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from zsbir.data.images import load_image, prepare
+from zsbir.data.images import load_image
 from zsbir.errors import ZsbirError
 
 
@@ -136,43 +134,3 @@ def test_decompression_bomb_is_refused(tmp_path):
     )
     with pytest.raises(ZsbirError, match=r"bomb\.png.*bomb"):
         load_image(path)
-
-
-def test_squash_fills_the_square(rgb):
-    assert prepare(rgb, 9).shape == (9, 9, 3)
-    assert (prepare(rgb.resize((6, 6)), 6) == np.asarray(rgb.resize((6, 6)))).all()
-
-
-def test_crop_pad_follows_its_definition():
-    sketch = np.full((200, 300, 3), 250, np.uint8)
-    sketch[50:90, 100:220] = 0  # drawn box: 120 wide, 40 high; with margins 140 x 60
-    prepared = prepare(Image.fromarray(sketch), 70, "crop-pad").astype(int)
-    drawn = np.argwhere(prepared.sum(2) <= 300)
-    top, left = drawn.min(0)
-    bottom, right = drawn.max(0) + 1
-    assert (right - left, bottom - top) == (60, 20)  # 120 x 40 halved
-    assert (left, 70 - right, top, 70 - bottom) == (5, 5, 25, 25)
-    assert prepared[0, 0, 0] == 250  # padded with the maximum value
-
-
-@given(
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(1, 33),
-    st.sampled_from(["squash", "crop-pad"]),
-    st.integers(0, 9),
-)
-@settings(max_examples=60, deadline=None)
-def test_any_shape_becomes_a_square(width, height, size, how, seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    out = prepare(Image.fromarray(pixels), size, how)
-    assert out.shape == (size, size, 3)
-    assert out.dtype == np.uint8
-
-
-def test_empty_drawing_and_wrong_names():
-    assert (prepare(Image.new("RGB", (8, 4), "white"), 6, "crop-pad") == 255).all()
-    with pytest.raises(ZsbirError, match="squash, crop-pad"):
-        prepare(Image.new("RGB", (2, 2)), 4, "stretch")
-    with pytest.raises(ZsbirError, match="at least 1"):
-        prepare(Image.new("RGB", (2, 2)), 0)

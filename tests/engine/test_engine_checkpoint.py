@@ -81,14 +81,15 @@ def test_specs_are_rebuilt_without_downloads():
 
 
 def test_images_are_prepared_as_in_training(shapes, small_dann, tmp_path):
-    recipe = zsbir.Recipe(epochs=1, batch_size=6, sketch_prepare="crop-pad")
+    recipe = zsbir.Recipe(epochs=1, batch_size=6)
     run = tmp_path / "run"
-    trained = Trainer(small_dann(), shapes, recipe=recipe, out=run, workers=0, progress=False).fit()
+    method = small_dann(preprocess={"sketch": "crop-pad"})
+    trained = Trainer(method, shapes, recipe=recipe, out=run, workers=0, progress=False).fit()
     again = zsbir.load(run)
-    assert again.recipe.sketch_prepare == "crop-pad"
-    assert again.recipe.photo_prepare == "squash"
+    assert again.preprocess == method.preprocess
+    assert (again.preprocess.sketch, again.preprocess.photo) == ("crop-pad", "squash")
     sketches = [str(shapes.test.sketches.file(i)) for i in range(3)]
     kept, fresh = (embed_files(method, sketches, "sketch").vectors for method in (trained, again))
     assert (kept == fresh).all()
-    again.recipe = small_dann().recipe
+    again.preprocess = small_dann().preprocess
     assert not (embed_files(again, sketches, "sketch").vectors == fresh).all()

@@ -41,12 +41,16 @@ def method() -> SBKA:
 def batch(sketches: int = 3, photos: int = 5) -> Batch:
     generator = torch.Generator().manual_seed(1)
     return Batch(
-        sketch=torch.randn(sketches, 3, SIZE, SIZE, generator=generator),
-        photo=torch.randn(photos, 3, SIZE, SIZE, generator=generator),
+        sketch=torch.rand(sketches, 3, SIZE, SIZE, generator=generator),
+        photo=torch.rand(photos, 3, SIZE, SIZE, generator=generator),
         label=torch.arange(sketches) % 3,
         photo_label=torch.arange(photos) % 3,
         classes=CLASSES,
     )
+
+
+def images_of(method, data):
+    return method.preprocess.normalise(torch.cat([data.sketch, data.photo]))
 
 
 def published_sce(source, target, tag, prior):
@@ -56,7 +60,7 @@ def published_sce(source, target, tag, prior):
 
 def published_step(method: SBKA, data: Batch, aligning: bool, opt_student, opt_teacher) -> None:
     """The release's step: two optimisers, nothing detached, `retain_graph`, the teacher's gradient zeroed between."""
-    images, label = torch.cat([data.sketch, data.photo]), torch.cat([data.label, data.photo_label])
+    images, label = images_of(method, data), torch.cat([data.label, data.photo_label])
     tag = torch.cat([torch.zeros(len(data.label)), torch.ones(len(data.photo_label))])
     prior = 0.3 * torch.from_numpy(semantic_prior(CLASSES).similarity)[label]
     x = method.student(images)
@@ -113,7 +117,7 @@ def test_terms_by_definition(method):
     data = batch()
     torch.manual_seed(0)
     terms = method(data)
-    images, label = torch.cat([data.sketch, data.photo]), torch.cat([data.label, data.photo_label])
+    images, label = images_of(method, data), torch.cat([data.label, data.photo_label])
     x = method.student(images)
     torch.manual_seed(0)
     z = torch.randn_like(x).softmax(1)

@@ -148,8 +148,8 @@ def cache(
     folder: Path,
     root: Path | None = None,
     size: int = 224,
-    sketch_prepare: Literal["squash", "crop-pad"] = "squash",
-    photo_prepare: Literal["squash", "crop-pad"] = "squash",
+    sketch: str = "squash",
+    photo: str = "squash",
     unseen: str | None = None,
     split: Path | None = None,
     workers: int | None = None,
@@ -161,8 +161,8 @@ def cache(
         folder: Where the cache is; it needs 3 * size² bytes an image.
         root: The data set's folder.
         size: Side of the images in pixels, that of the backbone.
-        sketch_prepare: How a sketch becomes a square.
-        photo_prepare: How a photo becomes a square.
+        sketch: How a sketch becomes a square: squash, bicubic, crop-pad or crop-pad-released (puxim).
+        photo: How a photo becomes a square: squash, or bicubic (puxim).
         unseen: Test classes for the data set `folder` (all classes are cached).
         split: A split file.
         workers: Processes; default: one for each core.
@@ -181,7 +181,7 @@ def cache(
             bar.total = total
             bar.update(done)
 
-        made, total, problems = fill_cache(built, folder, size, sketch_prepare, photo_prepare, workers, tick)
+        made, total, problems = fill_cache(built, folder, size, sketch, photo, workers, tick)
     for problem in problems[:20]:
         print(problem)
     print(f"{total:,} images in {folder}: {made:,} decoded now, {len(problems):,} not decodable")

@@ -49,7 +49,8 @@ def masks(
     import numpy as np
     import torch
 
-    from zsbir.data.images import load_image, prepare
+    from zsbir.data.images import load_image
+    from zsbir.data.preprocess import prepare
     from zsbir.maskers.picture import mask_picture, unit
 
     files = _photos(photos, limit)

@@ -1,4 +1,4 @@
-"""A step's images on their way to the method: augmentation and normalisation in batches, on the device."""
+"""A step's images on their way to the method: augmentation in batches, on the device."""
 
 from __future__ import annotations
 
@@ -88,30 +88,19 @@ def to_unit(images: Tensor, device: torch.device | str) -> Tensor:
     return images.to(device, non_blocking=True).to(torch.float32).div_(255)
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1]."""
-    m = torch.tensor(mean, device=images.device).view(1, -1, 1, 1)
-    s = torch.tensor(std, device=images.device).view(1, -1, 1, 1)
-    return (images - m).div_(s)
-
-
 def to_batch(
     raw: RawBatch,
     classes: tuple[str, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
     device: torch.device | str = "cpu",
     order: torch.memory_format = torch.contiguous_format,
     sketch_fill: float | None = 1.0,
     photo_fill: float | None = None,
 ) -> Batch:
-    """Finish a step on the device: to float, augment, normalise.
+    """Finish a step on the device: to float, augment.
 
     Args:
         raw: What the loader gave.
         classes: The split's class names.
-        mean: Per channel, in [0, 1].
-        std: Likewise.
         device: Where the batch is wanted.
         order: Memory order of the images.
         sketch_fill: What a warp puts outside a sketch, see `warp`.
@@ -126,7 +115,7 @@ def to_batch(
             unit = warp(unit, matrices, sketch_fill if name == "sketch" else photo_fill)
             if name in objects:
                 objects[name] = warp(objects[name][:, None].float(), matrices, 0.0)[:, 0] > 0.5
-        images[name] = normalise(unit, mean, std).contiguous(memory_format=order)
+        images[name] = unit.contiguous(memory_format=order)
     labels = {name: label.to(device) for name, label in raw.labels.items()}
     keep = {name: mask.to(device) for name, mask in raw.keep.items()}
     return Batch(

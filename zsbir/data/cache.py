@@ -19,7 +19,8 @@ from PIL import Image
 
 from zsbir.data.content import record_bytes
 from zsbir.data.formats import split_record
-from zsbir.data.images import Preparation, load_image, prepare
+from zsbir.data.images import load_image
+from zsbir.data.preprocess import prepare
 from zsbir.errors import ZsbirError
 from zsbir.files import stamp
 from zsbir.store import Store
@@ -55,12 +56,12 @@ class ImageCache:
         self,
         folder: str | Path,
         size: int,
-        how: Preparation = "squash",
+        how: str = "squash",
         open: Callable[[str], Image.Image] = load_image,
         variant: str = "",
     ) -> None:
         self.size = size
-        self.how: Preparation = how
+        self.how = how
         self.made = 0
         self._open = open
         style = f"-{_digest(variant.encode()).hex()[:8]}" if variant else ""

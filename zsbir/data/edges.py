@@ -30,21 +30,14 @@ def edge_maps(images: Tensor) -> Tensor:
     >>> edge_maps(torch.zeros(1, 3, 32, 32)).min().item()
     1.0
     """
-    strength, direction = _gradient(_smooth(images, SIGMA * images.shape[-1]))
-    ridge = strength * _is_ridge(strength, direction)
-    # Every 7th pixel is enough to know the quantile by.
-    full = torch.quantile(strength.flatten(1)[:, ::7], SHARE, dim=1).clamp_min(1e-3).view(-1, 1, 1, 1)
-    lines = (ridge / full).clamp(0, 1)
-    lines = F.max_pool2d(torch.where(lines > FAINT, lines, torch.zeros_like(lines)), 3, 1, 1)
-    return (1 - lines).expand(-1, 3, -1, -1)
-
-
-def normalised_edge_maps(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return the edge maps of (B, 3, H, W) images normalised with `mean` and `std`, normalised in the same way."""
-    m, s = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
     with torch.autocast(images.device.type, enabled=False):
-        drawn = edge_maps((images.float() * s + m).clamp(0, 1))
-    return ((drawn - m) / s).to(images.dtype)
+        strength, direction = _gradient(_smooth(images.float(), SIGMA * images.shape[-1]))
+        ridge = strength * _is_ridge(strength, direction)
+        # Every 7th pixel is enough to know the quantile by.
+        full = torch.quantile(strength.flatten(1)[:, ::7], SHARE, dim=1).clamp_min(1e-3).view(-1, 1, 1, 1)
+        lines = (ridge / full).clamp(0, 1)
+        lines = F.max_pool2d(torch.where(lines > FAINT, lines, torch.zeros_like(lines)), 3, 1, 1)
+    return (1 - lines).expand(-1, 3, -1, -1)
 
 
 def _smooth(images: Tensor, sigma: float) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from zsbir.data.base import Dataset
 from zsbir.data.cache import ImageCache
-from zsbir.data.images import Preparation
 from zsbir.errors import ZsbirError
 from zsbir.types import Domain
 
@@ -52,8 +51,8 @@ def fill_cache(
     dataset: Dataset,
     folder: str | Path,
     size: int,
-    sketch_prepare: Preparation = "squash",
-    photo_prepare: Preparation = "squash",
+    sketch: str = "squash",
+    photo: str = "squash",
     workers: int | None = None,
     tick: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[int, int, list[str]]:
@@ -63,8 +62,8 @@ def fill_cache(
         dataset: Whose images.
         folder: The cache folder.
         size: Side of the squares in pixels.
-        sketch_prepare: Preparation of the sketches.
-        photo_prepare: Preparation of the photos.
+        sketch: How a sketch becomes a square, see `zsbir.data.preprocess.WAYS`.
+        photo: Likewise for photos.
         workers: Processes; None: one for each core.
         tick: Called with the number of images just done, and of all.
 
@@ -72,8 +71,8 @@ def fill_cache(
         How many were decoded now, how many there are, and one message for each that cannot be.
     """
     caches: dict[Domain, ImageCache] = {
-        "sketch": ImageCache(folder, size, sketch_prepare, dataset.open, dataset.variant),
-        "photo": ImageCache(folder, size, photo_prepare, dataset.open, dataset.variant),
+        "sketch": ImageCache(folder, size, sketch, dataset.open, dataset.variant),
+        "photo": ImageCache(folder, size, photo, dataset.open, dataset.variant),
     }
     task = _Task(dataset, caches)
     domains: tuple[Domain, ...] = ("sketch", "photo")

@@ -1,30 +1,16 @@
-"""Image files to RGB pixels: one reader for every file, one set of named preparations.
-
-White is the background everywhere: transparency is composited on it, sketches are padded with it.
-"""
+"""Image files to RGB pixels: one reader for every file. Transparency is composited on white."""
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from zsbir.data.formats import decoders, is_drawing
 from zsbir.errors import ZsbirError
 from zsbir.files import open_regular
-
-Preparation = Literal["squash", "crop-pad"]
-"""How an image becomes a square: both sides resized (squash), or cropped to its drawing and padded (crop-pad)."""
-
-DRAWN_AT_MOST = 300
-"""A pixel of a sketch is drawn where R + G + B is at most this (PuXIM's release)."""
-
-CROP_MARGIN = 10
-"""Pixels kept around the drawn box (PuXIM's release)."""
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -71,63 +57,6 @@ def load_image(path: str | Path) -> Image.Image:
         why = "the file is empty" if Path(name).is_file() and not Path(name).stat().st_size else str(error)
         raise ZsbirError(f"cannot decode the image {name}: {why}") from None
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def prepare(image: Image.Image, size: int, how: Preparation = "squash") -> npt.NDArray[np.uint8]:
-    """Make a square of an image.
-
-    Args:
-        image: Mode RGB.
-        size: Side of the square, in pixels.
-        how: ``"squash"`` resizes both sides and ignores the ratio. ``"crop-pad"`` is PuXIM's preparation of sketches:
-            crop to the drawn box with a margin of 10 px, resize the longer side keeping the ratio, and pad the
-            shorter one on both sides with the image's maximum value.
-
-    Returns:
-        (size, size, 3) uint8.
-
-    Raises:
-        ZsbirError: For an unknown preparation or a size below 1.
-    """
-    if how not in get_args(Preparation):
-        raise ZsbirError(f"there is no preparation {how!r}; known: {', '.join(get_args(Preparation))}")
-    if size < 1:
-        raise ZsbirError(f"an image cannot be prepared at {size} px: the size must be at least 1")
-    if how == "crop-pad":
-        return _crop_pad(image, size)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(image, dtype=np.uint8)
-
-
-def drawn_box(pixels: npt.NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
-    """Return (left, top, right, bottom) of what is drawn on an (H, W, 3) uint8 image, or None where nothing is."""
-    drawn = pixels.sum(axis=2, dtype=np.uint16) <= DRAWN_AT_MOST
-    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
-    if not len(rows):
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _crop_pad(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    box = drawn_box(np.asarray(image))
-    if box is not None:
-        left, top, right, bottom = box
-        image = image.crop(
-            (
-                max(left - CROP_MARGIN, 0),
-                max(top - CROP_MARGIN, 0),
-                min(right + CROP_MARGIN, image.width),
-                min(bottom + CROP_MARGIN, image.height),
-            )
-        )
-    longer = max(image.size)
-    width, height = (max(1, round(side * size / longer)) for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    square = np.full((size, size, 3), pixels.max(), dtype=np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = pixels
-    return square
 
 
 def _orientation(image: Image.Image) -> int:

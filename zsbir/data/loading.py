@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,10 @@ from torch.utils.data import Dataset as TorchDataset
 from zsbir.data.base import Dataset
 from zsbir.data.batches import RawBatch, affine_matrices
 from zsbir.data.cache import ImageCache
-from zsbir.data.images import prepare
+from zsbir.data.preprocess import Pixels, Preprocess
 from zsbir.data.sampling import Plan
 from zsbir.errors import ZsbirError
 from zsbir.types import Domain, Records, Split
-
-Pixels = npt.NDArray[np.uint8]
-Prepare = Literal["squash", "crop-pad"]
 
 
 class ImageSource:
@@ -29,37 +26,30 @@ class ImageSource:
 
     Args:
         dataset: Opens the files.
-        size: Side of the square in pixels.
-        sketch_prepare: How a sketch becomes a square, see `zsbir.data.images.prepare`.
-        photo_prepare: Likewise for photos.
+        preprocess: How images become squares.
         cache: A folder for decoded images (see `zsbir.data.cache`), filled on first use; None: decode every time.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        size: int,
-        sketch_prepare: Prepare = "squash",
-        photo_prepare: Prepare = "squash",
-        cache: str | Path | None = None,
-    ) -> None:
+    def __init__(self, dataset: Dataset, preprocess: Preprocess, cache: str | Path | None = None) -> None:
         self.dataset = dataset
-        self.size = size
-        self.how: dict[Domain, Prepare] = {"sketch": sketch_prepare, "photo": photo_prepare}
+        self.preprocess = preprocess
+        self.size = preprocess.size
         self._caches: dict[Domain, ImageCache] = {}
         if cache is not None:
             self.use_cache(cache)
 
     def use_cache(self, folder: str | Path) -> None:
         """Take prepared images from a cache folder from now on, and fill it where it has gaps."""
-        for domain, how in self.how.items():
+        domains: tuple[Domain, ...] = ("sketch", "photo")
+        for domain in domains:
+            how = self.preprocess.how(domain)
             self._caches[domain] = ImageCache(folder, self.size, how, self.dataset.open, self.dataset.variant)
 
     def image(self, file: str, domain: Domain) -> Pixels:
         """Return (size, size, 3) uint8; raises ZsbirError for a file that cannot be read."""
         if domain in self._caches:
             return self._caches[domain].get(file)
-        return prepare(self.dataset.open(file), self.size, self.how[domain])
+        return self.preprocess.pixels(self.dataset.open(file), domain)
 
     def mask(self, file: str) -> npt.NDArray[np.bool_] | None:
         """Return (size, size) bool, True on the object, squashed like the photo, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from zsbir.data.base import Dataset
-from zsbir.data.batches import normalise, to_unit
+from zsbir.data.batches import to_unit
 from zsbir.data.loading import ImageSource
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method
@@ -82,11 +82,8 @@ def _batches(
     cache: str | Path | None,
     skip: Skip | None,
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield normalised images (b, 3, S, S) on the device with their rows; a batch may be empty."""
-    recipe = method.recipe
-    source = ImageSource(
-        dataset or _PlainFiles(), method.image_size, recipe.sketch_prepare, recipe.photo_prepare, cache
-    )
+    """Yield images (b, 3, S, S) in [0, 1] on the device with their rows; a batch may be empty."""
+    source = ImageSource(dataset or _PlainFiles(), method.preprocess, cache)
     images = _Images(source, files, domain)
     loader: Any = DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=images.collate)
     for loaded in loader:
@@ -94,7 +91,7 @@ def _batches(
             if skip is None:
                 raise ZsbirError(reason)
             skip(row, reason)
-        yield normalise(to_unit(loaded.pixels, device), method.mean, method.std), loaded.rows
+        yield to_unit(loaded.pixels, device), loaded.rows
 
 
 def embed_files(
@@ -164,7 +161,7 @@ def embed_files(
 
 def model_meta(method: Method) -> dict[str, Any]:
     """Return what embeddings say of the method that made them."""
-    return {"method": getattr(method, "spec", None), "matcher": method.matcher, "image_size": method.image_size}
+    return {"method": getattr(method, "spec", None), "matcher": method.matcher, "preprocess": asdict(method.preprocess)}
 
 
 def accuracy(

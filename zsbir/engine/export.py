@@ -1,4 +1,4 @@
-"""Embedding towers for other runtimes: ONNX and torch.export, checked against the original."""
+"""Embedding graphs for other runtimes: ONNX and torch.export, checked against the original."""
 
 from __future__ import annotations
 
@@ -16,31 +16,26 @@ from zsbir.types import Domain
 Format = Literal["onnx", "torch-export"]
 
 
-class Tower(nn.Module):
-    """One domain's path from uint8-range pixels to the embedding, as one graph.
+class Graph(nn.Module):
+    """One domain's path from an image to its embedding, as one graph.
 
     Args:
         method: Whose `embed` it is.
         domain: Which domain.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, method: Method, domain: Domain) -> None:
         super().__init__()
         self.method = method
         self.domain: Domain = domain
-        self.register_buffer("mean", torch.tensor(method.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(method.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (B, D) embeddings of (B, 3, H, W) float32 images in [0, 1]: normalisation is inside."""
-        return self.method.embed((images - self.mean) / self.std, self.domain).vector
+        """Return (B, D) embeddings of (B, 3, H, W) float32 images in [0, 1]."""
+        return self.method.embed(images, self.domain).vector
 
 
 def export(method: Method, out: Path, kind: Format) -> dict[str, float]:
-    """Write both towers with a dynamic batch, and compare each with the original on random images.
+    """Write the graphs of both domains with a dynamic batch, and compare each with the original on random images.
 
     Args:
         method: In evaluation mode.
@@ -48,38 +43,38 @@ def export(method: Method, out: Path, kind: Format) -> dict[str, float]:
         kind: ``"onnx"`` (needs the extra ``export``) or ``"torch-export"``.
 
     Returns:
-        The largest absolute difference of each tower, over batches of 1 and 3 images.
+        The largest absolute difference of each domain, over batches of 1 and 3 images.
 
     Raises:
         ZsbirError: If the extra is missing, or the method cannot be exported.
     """
     differences: dict[str, float] = {}
     for domain in ("sketch", "photo"):
-        tower = Tower(method, domain).eval()
-        size = method.image_size
+        graph = Graph(method, domain).eval()
+        size = method.preprocess.size
         example = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         batch = torch.export.Dim("batch", min=1, max=4096)
         try:
             if kind == "onnx":
                 file = out / f"{domain}.onnx"
-                run = _onnx(tower, example, file, batch)
+                run = _onnx(graph, example, file, batch)
             else:
-                program = torch.export.export(tower, (example,), dynamic_shapes={"images": {0: batch}})
+                program = torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}})
                 torch.export.save(program, out / f"{domain}.pt2")
                 run = program.module()
         except ImportError as error:
             raise ZsbirError(f"export to ONNX needs {error.name}: pip install 'zsbir[export]'") from error
         checks = [torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(n)) for n in (1, 3)]
         with torch.inference_mode():
-            differences[domain] = max((tower(x) - run(x)).abs().max().item() for x in checks)
+            differences[domain] = max((graph(x) - run(x)).abs().max().item() for x in checks)
     return differences
 
 
-def _onnx(tower: Tower, example: Tensor, file: Path, batch: object) -> Callable[[Tensor], Tensor]:
+def _onnx(graph: Graph, example: Tensor, file: Path, batch: object) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     torch.onnx.export(
-        tower, (example,), file, dynamo=True, external_data=False, verbose=False,
+        graph, (example,), file, dynamo=True, external_data=False, verbose=False,
         input_names=["images"], output_names=["embedding"], dynamic_shapes={"images": {0: batch}},
     )  # fmt: skip
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

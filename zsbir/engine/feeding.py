@@ -35,9 +35,9 @@ def make_loader(
     trained on does not depend on how many share the work.
 
     Args:
-        method: Gives the image size, the negative classes' weights, and says whether its masker needs object masks.
+        method: Gives the preparation, the negative classes' weights, and says whether its masker needs object masks.
         dataset: Its training part is read.
-        recipe: Sampling, batch size, preparation, augmentation.
+        recipe: Sampling, batch size, augmentation.
         seed: The run's seed.
         rank: This process, from 0.
         world: How many processes.
@@ -62,7 +62,7 @@ def make_loader(
             whole = triplet_plan(split, size, seed, epoch, recipe.samples_per_epoch, table, recipe.anchor)
         return whole.share(rank, world)
 
-    source = ImageSource(dataset, method.image_size, recipe.sketch_prepare, recipe.photo_prepare)
+    source = ImageSource(dataset, method.preprocess)
     probability = recipe.augment_probability if recipe.augment == "affine" else 0.0
     objects = bool(getattr(getattr(method, "masker", None), "needs_objects", False))
     return StepLoader(Steps(split, source, make_plan, probability, seed, rank, world, keep, objects), workers, pin)

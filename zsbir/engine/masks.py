@@ -13,7 +13,7 @@ from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 from zsbir.maskers.base import Masker
 from zsbir.maskers.store import MaskStore
-from zsbir.methods.base import Method, Recipe
+from zsbir.methods.base import Method
 from zsbir.types import Split
 
 
@@ -25,7 +25,7 @@ def use_stored_masks(trainer: Trainer, root: str | Path) -> MaskStore:
     if trainer.recipe.augment != "none":
         raise ZsbirError("stored masks do not follow a warped photo: use augment=none with them")
     store = stored_masks(
-        trainer.method, trainer.dataset, root, recipe=trainer.recipe, device=trainer.accelerator.device,
+        trainer.method, trainer.dataset, root, device=trainer.accelerator.device,
         progress=trainer.progress,
     )  # fmt: skip
     trainer.loader.steps.keep = store
@@ -37,7 +37,6 @@ def stored_masks(
     dataset: Dataset,
     root: str | Path,
     *,
-    recipe: Recipe | None = None,
     split: Split | None = None,
     device: torch.device | str = "cpu",
     batch_size: int = 64,
@@ -49,7 +48,6 @@ def stored_masks(
         method: A method with a masker, such as `puxim`.
         dataset: Opens the photos.
         root: Folder of all mask stores; it can be shared by runs and datasets.
-        recipe: Says how photos are prepared; None: the method's.
         split: Whose photos; None: the training part.
         device: Where the masker runs.
         batch_size: Photos at a time.
@@ -68,9 +66,9 @@ def stored_masks(
     remember = getattr(method, "remember_weights", None)
     if remember is not None:  # a method out of a checkpoint does not hold its masker's weights
         remember()
-    how = (recipe or method.recipe).photo_prepare
-    source = ImageSource(dataset, method.image_size, photo_prepare=how)
-    store = MaskStore(masker, grid, root, {"size": method.image_size, "prepare": how})
+    preprocess = method.preprocess
+    source = ImageSource(dataset, preprocess)
+    store = MaskStore(masker, grid, root, {"size": preprocess.size, "prepare": preprocess.photo})
     part = dataset.train if split is None else split
     files = [str(part.photos.file(i)) for i in range(len(part.photos))]
     names = [part.classes[label] for label in part.photos.labels.tolist()]

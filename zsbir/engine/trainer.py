@@ -84,7 +84,7 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         self.method, self.dataset = method, dataset
-        self.recipe = method.recipe = recipe or method.recipe  # embedding prepares images as training does
+        self.recipe = recipe or method.recipe
         self.out = None if out is None else Path(out)
         self.seed, self.workers, self.save_every = seed, workers, save_every
         self.speed = speed or Speed()
@@ -286,5 +286,4 @@ class Trainer:
     def _to_batch(self, raw: RawBatch) -> Batch:
         order = torch.channels_last if self.speed.channels_last else torch.contiguous_format
         fills = (self.recipe.sketch_fill, self.recipe.photo_fill)
-        look = (self.method.mean, self.method.std)
-        return to_batch(raw, self.dataset.train.classes, *look, self.device, order, *fills)
+        return to_batch(raw, self.dataset.train.classes, self.device, order, *fills)

@@ -70,7 +70,9 @@ class Classifier(nn.Module):
     Attributes:
         dim: Width of the vector.
         labels: Number of the head's labels.
-        config: timm's record of input size, mean and std.
+        image_size: Side of the input in pixels that the weights were trained at.
+        mean: Per channel, of images in [0, 1], as the weights expect.
+        std: Likewise.
     """
 
     def __init__(self, model: str, pretrained: bool = False, weights: str | None = None) -> None:
@@ -89,7 +91,9 @@ class Classifier(nn.Module):
             raise ZsbirError(f"sbka needs a model with a linear classifier; timm's {model} has {type(head).__name__}")
         self.dim = head.in_features
         self.labels = head.out_features
-        self.config: Any = net.pretrained_cfg
+        config: Any = net.pretrained_cfg
+        self.image_size: int = config["input_size"][-1]
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.net = net
 
     @property

@@ -11,6 +11,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from zsbir.arguments import Count, Natural, NonNegative, Positive, Proportion, Range, checked
+from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.types import Batch, Domain, Features
 
@@ -46,8 +47,6 @@ class Recipe:
         lora: Train low-rank adapters of the backbone instead of its weights: ``{"rank": 8, "alpha": 16}``, see
             `zsbir.engine.lora.Lora`; None: the weights train.
         ema: Decay of an average of the weights, which is what is validated and kept as ``best``; None: no average.
-        sketch_prepare: ``"squash"`` or ``"crop-pad"``: how a sketch becomes a square, see `zsbir.data.images`.
-        photo_prepare: Likewise for photos.
     """
 
     epochs: Count = 20
@@ -72,17 +71,13 @@ class Recipe:
     layer_decay: Proportion | None = None
     lora: Mapping[str, Any] | None = None
     ema: Proportion | None = None
-    sketch_prepare: Literal["squash", "crop-pad"] = "squash"
-    photo_prepare: Literal["squash", "crop-pad"] = "squash"
 
 
 class Method(nn.Module, ModelHubMixin):
     """A published system: embeds both domains, and gives its training losses.
 
     Attributes:
-        image_size: Side of the square input in pixels.
-        mean: Per channel, of images in [0, 1].
-        std: Likewise.
+        preprocess: How an image becomes what the method sees. It is saved with the weights.
         recipe: The published training settings.
         matcher: Spec of the matcher the paper uses at test time.
         has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
@@ -92,9 +87,7 @@ class Method(nn.Module, ModelHubMixin):
         spec: What `METHODS.build` recorded.
     """
 
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    preprocess: Preprocess
     recipe: Recipe = Recipe()
     matcher: str | Mapping[str, Any] = "cosine"
     has_unused_parameters: bool = False
@@ -109,7 +102,7 @@ class Method(nn.Module, ModelHubMixin):
         """Return the retrieval embedding.
 
         Args:
-            images: (B, 3, H, W) float32, normalised with `mean` and `std`.
+            images: (B, 3, H, W) float32 in [0, 1]; the method normalises them itself, with ``self.preprocess``.
             domain: Which domain all of them belong to.
 
         Returns:

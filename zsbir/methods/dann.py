@@ -36,6 +36,7 @@ from zsbir.arguments import Count, NonNegative
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.tower import Tower
+from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import batch_triplet_loss, gradient_reversal, triplet_loss
 from zsbir.methods import METHODS
@@ -72,6 +73,7 @@ class DANN(Method):
         statistics: ``"backbone"`` (None): normalise images as the weights expect; ``"unit"``: only to [0, 1], as
             released.
         published: As the release computes, for what is left at None: ``"step"``, ``"separate"`` and ``"unit"``.
+        preprocess: What is prepared otherwise, see `zsbir.data.preprocess.Preprocess`.
 
     Raises:
         ZsbirError: If nothing would train.
@@ -99,6 +101,7 @@ class DANN(Method):
         negatives: str | Mapping[str, Any] | None = None,
         statistics: Literal["backbone", "unit"] | None = None,
         published: bool = False,
+        preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         schedule = schedule or ("step" if published else "ramp")
@@ -113,10 +116,8 @@ class DANN(Method):
         same = {id(first): first} if frozen else {}
         self.sketch = self.photo if shared else copy.deepcopy(self.photo, same)
         self.domain = DomainClassifier(self.photo.dim) if domain_loss_ratio else None
-        self.image_size = first.image_size
-        plain = statistics == "unit"
-        self.mean = (0.0, 0.0, 0.0) if plain else first.mean
-        self.std = (1.0, 1.0, 1.0) if plain else first.std
+        plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if statistics == "unit" else {}
+        self.preprocess = Preprocess.of(first, preprocess, **plain)
         self.margin, self.batch_negatives, self.negatives = margin, batch_negatives, negatives
         self.triplet_loss_ratio, self.domain_loss_ratio = triplet_loss_ratio, domain_loss_ratio
         self.schedule, self.grl_threshold_epoch, self.domain_batches = schedule, grl_threshold_epoch, domain_batches
@@ -128,7 +129,7 @@ class DANN(Method):
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the domain's tower's embedding, with the backbone's tokens."""
         tower = self.sketch if domain == "sketch" else self.photo
-        seen = tower.features(images)
+        seen = tower.features(self.preprocess.normalise(images))
         return Features(tower.project(seen.vector), seen.tokens, seen.grid)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -137,8 +138,9 @@ class DANN(Method):
             raise ZsbirError("dann trains on triplets: its recipe needs sampling='triplet'")
         names = batch.files if batch.fixed else {}
         photo_names = [*names.get("photo", ()), *names.get("negative", ())]
-        sketch = self.sketch(batch.sketch, names.get("sketch"))
-        photos = self.photo(torch.cat([batch.photo, batch.negative]), photo_names)
+        look = self.preprocess.normalise
+        sketch = self.sketch(look(batch.sketch), names.get("sketch"))
+        photos = self.photo(look(torch.cat([batch.photo, batch.negative])), photo_names)
         positive, negative = photos.chunk(2)
         if self.batch_negatives:
             label = torch.cat([batch.photo_label, batch.negative_label])

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.norms import adapt_norms
-from zsbir.data.edges import normalised_edge_maps
+from zsbir.data.edges import edge_maps
+from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method
@@ -36,6 +37,7 @@ class Frozen(Method):
             is closer to a sketch than the photo is), or ``"both"``, the sum of the two unit vectors.
         sketch_norms: Share of the BatchNorm statistics with which sketches are embedded that come from sketches, which
             `adapt` must have measured, in [0, 1]; 0: sketches and photos go through the same network.
+        preprocess: What is prepared otherwise than the backbone expects, see `zsbir.data.preprocess.Preprocess`.
 
     Raises:
         ZsbirError: For more directions than dimensions, an unknown view, ``remove`` with two views of a photo or
@@ -52,6 +54,7 @@ class Frozen(Method):
         photos: Literal["plain", "edges", "both"] = "plain",
         sketch_norms: float = 0.0,
         scale: bool = False,
+        preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         extra: dict[str, Any] = {}
@@ -61,8 +64,7 @@ class Frozen(Method):
             extra["weights"] = weights
         self.backbone = BACKBONES.build(backbone, **extra)
         self.backbone.requires_grad_(False)
-        self.image_size = self.backbone.image_size
-        self.mean, self.std = self.backbone.mean, self.backbone.std
+        self.preprocess = Preprocess.of(self.backbone, preprocess)
         if not 0 <= remove < self.backbone.dim:
             raise ZsbirError(
                 f"remove={remove} must be at least 0 and below the backbone's {self.backbone.dim} dimensions"
@@ -87,13 +89,13 @@ class Frozen(Method):
         self.directions: nn.Buffer = nn.Buffer(torch.zeros(remove, self.backbone.dim))
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
-        """Return the backbone's features of (B, 3, H, W) float32 normalised images, aligned as asked for.
+        """Return the backbone's features of (B, 3, H, W) float32 images in [0, 1], aligned as asked for.
 
         The tokens are those of the image itself, or of its edge map with ``photos="edges"``.
         """
         if domain == "sketch" or self.photos == "plain":
             return self._aligned(images, int(domain == "photo"))
-        drawn = normalised_edge_maps(images, self.mean, self.std)
+        drawn = edge_maps(images)
         if self.photos == "edges":
             return self._aligned(drawn, 1)
         plain = self._aligned(images, 1)
@@ -103,7 +105,7 @@ class Frozen(Method):
     def _aligned(self, images: Tensor, view: int) -> Features:
         """Return the features without the mean in row `view`, and without the directions."""
         backbone = self.backbone if view or self.of_sketches is None else self.of_sketches
-        features: Features = backbone(images)
+        features: Features = backbone(self.preprocess.normalise(images))
         vector = features.vector
         if self.center:
             vector = vector - self.means[view]
@@ -117,7 +119,7 @@ class Frozen(Method):
         """Measure BatchNorm statistics on sketches of *seen* classes; no label is used. Before `align`.
 
         Args:
-            sketches: Batches (B, 3, H, W) float32, normalised, of some dozens of sketches of mixed classes each.
+            sketches: Batches (B, 3, H, W) float32 in [0, 1] of some dozens of sketches of mixed classes each.
 
         Raises:
             ZsbirError: If ``sketch_norms`` is 0, or the backbone has no BatchNorm.
@@ -125,7 +127,7 @@ class Frozen(Method):
         if self.of_sketches is None:
             raise ZsbirError("adapt measures the statistics that sketch_norms asks for, and sketch_norms is 0")
         self.of_sketches.load_state_dict(self.backbone.state_dict())
-        adapt_norms(self.of_sketches, sketches, self.sketch_norms)
+        adapt_norms(self.of_sketches, map(self.preprocess.normalise, sketches), self.sketch_norms)
 
     def align(self, sketches: Tensor, photos: Tensor, edges: Tensor | None = None) -> None:
         """Measure the domains on features of *seen* classes; no label is used.

@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
+from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss, reconstruction_loss, triplet_loss
 from zsbir.maskers import MASKERS
@@ -69,6 +70,8 @@ class PuXIM(Method):
         heads: Its attention heads.
         hidden: Its feed-forward width.
         published: As the release computes, for what is left at None, and in batches of 2.
+        preprocess: What is prepared otherwise than published (sketches cropped to what is drawn and padded, photos
+            bicubic), see `zsbir.data.preprocess.Preprocess`.
     """
 
     recipe = Recipe(
@@ -79,8 +82,6 @@ class PuXIM(Method):
         optimizer="adam",
         lr=1e-5,
         weight_decay=1e-3,
-        sketch_prepare="crop-pad",
-        photo_prepare="squash",
     )
 
     def __init__(
@@ -101,6 +102,7 @@ class PuXIM(Method):
         heads: int = 4,
         hidden: int = 1024,
         published: bool = False,
+        preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         decoder = decoder or ("batch" if published else "tokens")
@@ -109,8 +111,7 @@ class PuXIM(Method):
         self.encoder = _encoder(backbone, pretrained, weights, image_size, stem)
         if self.encoder.grid is None:
             raise ZsbirError("puxim needs a backbone with patch tokens, such as 'vit_base_patch16_224'")
-        self.image_size = self.encoder.image_size
-        self.mean, self.std = self.encoder.mean, self.encoder.std
+        self.preprocess = Preprocess.of(self.encoder, preprocess, sketch="crop-pad-released", photo="bicubic")
         if isinstance(masker, (str, Mapping)):
             masker = masker_spec(masker, clip_weights, pretrained)
         elif clip_weights is not None:
@@ -123,14 +124,14 @@ class PuXIM(Method):
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the class token (B, D), patch tokens and grid of (B, 3, H, W) images; one encoder for both domains."""
-        features: Features = self.encoder(images)
+        features: Features = self.encoder(self.preprocess.normalise(images))
         return features
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms ``triplet``, ``reconstruction`` and ``interaction`` of a batch of triplets."""
         if batch.negative is None:
             raise ZsbirError("puxim trains on triplets: use sampling='triplet' in the recipe")
-        images = torch.cat([batch.sketch, batch.photo, batch.negative])
+        images = self.preprocess.normalise(torch.cat([batch.sketch, batch.photo, batch.negative]))
         masked = self.weight_rec > 0
         attend = masked and self.masker.needs_attention and batch.photo_keep is None
         features = self.encoder.with_attention(images) if attend else self.encoder(images)
@@ -167,14 +168,13 @@ class PuXIM(Method):
         assert self.encoder.grid is not None
         self.remember_weights()
         photos = torch.cat([batch.photo, batch.negative])
-        mean, std = (torch.tensor(s, device=photos.device).view(-1, 1, 1) for s in (self.mean, self.std))
         names = batch.names(batch.photo_label) + batch.names(batch.negative_label)
         objects = None
         if batch.photo_object is not None and batch.negative_object is not None:
             objects = torch.cat([batch.photo_object, batch.negative_object])
         attention = None if features.attention is None else features.attention[len(batch.sketch) :]
         of_photos = Features(features.vector[len(batch.sketch) :], None, features.grid, attention)
-        keep: Tensor = self.masker(photos * std + mean, names, self.encoder.grid, of_photos, objects)
+        keep: Tensor = self.masker(photos, names, self.encoder.grid, of_photos, objects)
         return keep
 
     def remember_weights(self) -> None:
@@ -190,7 +190,7 @@ class PuXIM(Method):
         was_training = self.encoder.training
         self.encoder.eval()
         with torch.no_grad():
-            tokens = self.encoder(torch.zeros(1, 3, self.image_size, self.image_size)).tokens
+            tokens = self.encoder(torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)).tokens
         self.encoder.train(was_training)
         return self.encoder.dim if tokens is None else int(tokens.shape[2])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zsbir
+from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.files import present, read_json, replaced, write_json
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method
 from zsbir.registry import spec_of
 
-_PREPARE = ("sketch_prepare", "photo_prepare")
-
 
 def write_method(folder: Path, method: Method, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the two files into an existing folder; `weights` as for `save`."""
-    # A recipe may prepare images otherwise than published: what was trained on is what must be embedded.
-    prepare = {name: getattr(method.recipe, name) for name in _PREPARE}
-    write_json(folder / "method.json", {"zsbir": zsbir.__version__, "method": spec_of(method), "prepare": prepare})
+    about = {"zsbir": zsbir.__version__, "method": spec_of(method), "preprocess": asdict(method.preprocess)}
+    write_json(folder / "method.json", about)
     save_file(plain_tensors(method.state_dict() if weights is None else weights), folder / "model.safetensors")
 
 
@@ -87,8 +85,7 @@ def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:
         reason = str(error).strip().split("\n")[-1].strip()
         raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
     method.spec = dict(spec)
-    known = read_json(folder / "method.json").get("prepare", {})
-    method.recipe = replace(method.recipe, **{name: known[name] for name in _PREPARE if name in known})
+    method.preprocess = Preprocess(**read_json(folder / "method.json")["preprocess"])
     return method
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsbir.arguments import NonNegative
+from zsbir.data.preprocess import Preprocess
 from zsbir.data.semantic import semantic_prior
 from zsbir.errors import ZsbirError
 from zsbir.losses import soft_cross_entropy
@@ -52,6 +53,7 @@ class SBKA(Method):
         image_size: Side of the input in pixels; None: the model's own.
         label_synsets: WordNet ids of the pretrained head's labels in order; None: ImageNet-1k.
         wordnet: Folder of WordNet's files, for classes or labels that the shipped tables lack.
+        preprocess: What is prepared otherwise, see `zsbir.data.preprocess.Preprocess`.
 
     Raises:
         ZsbirError: For an unknown model or preset, or a negative weight.
@@ -73,6 +75,7 @@ class SBKA(Method):
         image_size: int | None = None,
         label_synsets: Sequence[str] | None = None,
         wordnet: str | None = None,
+        preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         settings = PRESETS[preset]
@@ -91,9 +94,7 @@ class SBKA(Method):
         self.head = nn.Linear(self.student.dim, max(len(self.classes), 1))
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
-        config = self.student.config
-        self.image_size = image_size or config["input_size"][-1]
-        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        self.preprocess = Preprocess.of(self.student, preprocess, **({"size": image_size} if image_size else {}))
         # Filled at the first training step: a saved model must be loadable where WordNet is not.
         self.similarity: nn.Buffer = nn.Buffer(torch.zeros(len(self.classes), self.student.labels))
         self.has_similarity: nn.Buffer = nn.Buffer(torch.zeros((), dtype=torch.bool))
@@ -101,11 +102,11 @@ class SBKA(Method):
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the student's vectors, L2-normalised; the network is the same for both domains."""
-        return Features(F.normalize(self.student(images), dim=1))
+        return Features(F.normalize(self.student(self.preprocess.normalise(images)), dim=1))
 
     def classify(self, images: Tensor) -> Tensor:
         """Return the (B, C) logits over the seen classes, for model selection on held-out drawings of them."""
-        logits: Tensor = self.head(self.student(images))
+        logits: Tensor = self.head(self.student(self.preprocess.normalise(images)))
         return logits
 
     def train(self, mode: bool = True) -> SBKA:
@@ -122,7 +123,7 @@ class SBKA(Method):
         """Return ``classification``, ``distillation``, ``noise`` and, after the warm-up, ``alignment``."""
         if not self.classes:
             raise ZsbirError("sbka needs the names of the seen classes to train: build it with classes=[...]")
-        images = torch.cat([batch.sketch, batch.photo])
+        images = self.preprocess.normalise(torch.cat([batch.sketch, batch.photo]))
         label = torch.cat([batch.label, batch.photo_label])
         is_photo = torch.cat([torch.zeros(len(batch.label)), torch.ones(len(batch.photo_label))]).to(images.device)
         vector = self.student(images)

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from zsbir.backbones import BACKBONES
-from zsbir.data.batches import normalise, to_unit
-from zsbir.data.images import prepare
+from zsbir.data.batches import to_unit
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method
@@ -62,9 +61,7 @@ def find_model(name: str | Path | None = None, device: str = "cpu") -> Method:
 def fingerprint(method: Method) -> str:
     """Return a digest of what decides a model's vectors: its weights, its preparation and its registry name."""
     found = hashlib.blake2b(digest_size=16)
-    recipe = method.recipe
-    decides = (spec_of(method)["name"], method.image_size, method.mean, method.std)
-    found.update(repr((*decides, recipe.sketch_prepare, recipe.photo_prepare)).encode())
+    found.update(repr((spec_of(method)["name"], method.preprocess)).encode())
     for name, tensor in sorted(method.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -87,16 +84,14 @@ class Embedder:
 
     def pixels(self, image: Image.Image, domain: Domain) -> npt.NDArray[np.uint8]:
         """Return the (S, S, 3) uint8 square that the model takes of an RGB image."""
-        recipe = self.method.recipe
-        how = recipe.sketch_prepare if domain == "sketch" else recipe.photo_prepare
-        return prepare(image, self.method.image_size, how)
+        return self.method.preprocess.pixels(image, domain)
 
     def embed(self, pixels: Sequence[npt.NDArray[np.uint8]], domain: Domain) -> Vectors:
         """Return (n, D) float32 unit vectors of n prepared squares."""
         # One at a time: concurrent passes share the same cores and would only add their memory.
         with self._lock, torch.inference_mode():
             images = to_unit(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), self.device)
-            vectors = self.method.embed(normalise(images, self.method.mean, self.method.std), domain).vector
+            vectors = self.method.embed(images, domain).vector
             return unit(vectors)
 
     def images(self, images: Sequence[Image.Image], domain: Domain) -> Vectors:

@@ -24,16 +24,14 @@ RECORD = "index.json"
 
 def describe(embedder: Embedder, store: Store) -> dict[str, Any]:
     """Return the record of a new index: model, preprocessing, store and versions."""
-    method, size = embedder.method, embedder.method.image_size
+    method, size = embedder.method, embedder.method.preprocess.size
     blank = Image.new("RGB", (size, size), "white")
-    recipe = asdict(method.recipe)
     return {
         "format": FORMAT,
         "model": spec_of(method),
         "fingerprint": fingerprint(method),
         "dim": int(embedder.images([blank], "photo").shape[1]),
-        "preprocessing": {"image_size": size, "mean": list(method.mean), "std": list(method.std)}
-        | {key: recipe[key] for key in ("sketch_prepare", "photo_prepare")},
+        "preprocessing": asdict(method.preprocess),
         "store": spec_of(store),
         "versions": {part.__name__: part.__version__ for part in (zsbir, torch, timm, PIL)},
     }

@@ -1,0 +1,217 @@
+"""How an image becomes what a model sees: a square of pixels, then normalised values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zsbir.errors import ZsbirError
+from zsbir.registry import close_matches
+from zsbir.types import Domain
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+DRAWN_AT_MOST = 300
+"""A pixel of a sketch is drawn where R + G + B is at most this (PuXIM's release)."""
+
+CROP_MARGIN = 10
+"""Pixels kept around the drawn box (PuXIM's release)."""
+
+
+def squash(image: Image.Image, size: int) -> Pixels:
+    """Resize both sides to `size`, bilinear with antialiasing; the ratio is lost."""
+    return _resized(image, (size, size))
+
+
+def bicubic(image: Image.Image, size: int) -> Pixels:
+    """Resize both sides to `size`, bicubic with antialiasing, as PuXIM's release prepares photos."""
+    return _resized(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def crop_pad(image: Image.Image, size: int) -> Pixels:
+    """Crop to the drawn box with a margin of 10 px, resize keeping the ratio, pad with the image's maximum value."""
+    image = _crop(image, drawn_box(np.asarray(image)))
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    return _padded(_resized(image, (width, height)), size)
+
+
+def crop_pad_released(image: Image.Image, size: int) -> Pixels:
+    """Prepare a sketch as PuXIM's release does, to the pixel.
+
+    It differs from `crop_pad` in three points: the box ends one pixel earlier at the right and at the bottom, sides are
+    cut to whole pixels, and lines are not antialiased when the sketch is made smaller. A sketch without any drawn
+    pixel, which the release cannot read, is not cropped.
+    """
+    box = drawn_box(np.asarray(image))
+    pixels = np.asarray(_crop(image, None if box is None else (box[0], box[1], box[2] - 1, box[3] - 1)))
+    ratio = pixels.shape[0] / pixels.shape[1]
+    width, height = (int(size / ratio), size) if ratio > 1 else (size, int(size * ratio))
+    return _padded(_without_antialiasing(pixels, max(width, 1), max(height, 1)), size)
+
+
+WAYS: dict[str, Callable[[Image.Image, int], Pixels]] = {
+    "squash": squash,
+    "bicubic": bicubic,
+    "crop-pad": crop_pad,
+    "crop-pad-released": crop_pad_released,
+}
+"""The ways from an RGB image and a side to a square (side, side, 3) uint8, by name; add your own under a new name."""
+
+
+def prepare(image: Image.Image, size: int, how: str = "squash") -> Pixels:
+    """Make a square of an image.
+
+    Args:
+        image: Mode RGB.
+        size: Side of the square in pixels.
+        how: A name in `WAYS`.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        ZsbirError: For an unknown way or a size below 1.
+    """
+    _check(size, how)
+    return WAYS[how](image, size)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a model sees of an image.
+
+    Attributes:
+        size: Side of the square in pixels.
+        mean: Per channel, of values in [0, 1].
+        std: Likewise.
+        sketch: How a sketch becomes a square: a name in `WAYS`.
+        photo: Likewise for photos.
+
+    Raises:
+        ZsbirError: For an unknown way, a size below 1, or statistics that are not three numbers, `std` above 0.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    sketch: str = "squash"
+    photo: str = "squash"
+
+    def __post_init__(self) -> None:
+        for how in (self.sketch, self.photo):
+            _check(self.size, how)
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))  # a list, where it comes out of JSON
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise ZsbirError(f"{name}={getattr(self, name)} must be three numbers, those of std above 0")
+            object.__setattr__(self, name, values)
+
+    @classmethod
+    def of(cls, backbone: Any, given: Mapping[str, Any] | None = None, **published: Any) -> Preprocess:
+        """Return the preparation of a method.
+
+        Args:
+            backbone: Says ``image_size``, ``mean`` and ``std``.
+            given: What the user wants otherwise: any field but the size, which is the backbone's.
+            **published: What the method's paper does otherwise.
+
+        Raises:
+            ZsbirError: For a field that does not exist, with the close matches, or a value that it cannot have.
+        """
+        start = replace(cls(backbone.image_size, backbone.mean, backbone.std), **published)
+        known = [item.name for item in fields(cls) if item.name != "size"]
+        for name in given or {}:
+            if name == "size":
+                raise ZsbirError("preprocess.size is the backbone's: give it image_size (backbone.image_size=...)")
+            if name not in known:
+                raise ZsbirError(f"preprocess has no field {name!r}. {close_matches(name, known)}")
+        return replace(start, **(given or {}))
+
+    def how(self, domain: Domain) -> str:
+        """Return the way of a domain."""
+        return self.sketch if domain == "sketch" else self.photo
+
+    def pixels(self, image: Image.Image, domain: Domain) -> Pixels:
+        """Return the (size, size, 3) uint8 square of an RGB image."""
+        return WAYS[self.how(domain)](image, self.size)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1]."""
+        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std
+
+
+def drawn_box(pixels: Pixels) -> Box | None:
+    """Return (left, top, right, bottom) of what is drawn on an (H, W, 3) uint8 image, or None where nothing is."""
+    drawn = pixels.sum(axis=2, dtype=np.uint16) <= DRAWN_AT_MOST
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _check(size: int, how: str) -> None:
+    if how not in WAYS:
+        raise ZsbirError(f"there is no way {how!r} to make a square of an image. {close_matches(how, list(WAYS))}")
+    if size < 1:
+        raise ZsbirError(f"an image cannot be prepared at {size} px: the size must be at least 1")
+
+
+def _crop(image: Image.Image, box: Box | None) -> Image.Image:
+    if box is None:
+        return image
+    left, top, right, bottom = box
+    width, height = image.size
+    return image.crop(
+        (
+            max(left - CROP_MARGIN, 0),
+            max(top - CROP_MARGIN, 0),
+            min(right + CROP_MARGIN, width),
+            min(bottom + CROP_MARGIN, height),
+        )
+    )
+
+
+def _resized(image: Image.Image, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BILINEAR) -> Pixels:
+    return np.array(image if image.size == size else image.resize(size, how), dtype=np.uint8)
+
+
+def _padded(pixels: Pixels, size: int) -> Pixels:
+    """Return `pixels` in the middle of a square of their maximum value."""
+    height, width = pixels.shape[:2]
+    square = np.full((size, size, 3), pixels.max(), dtype=np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def _without_antialiasing(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Resize bilinearly between the four nearest pixels, in OpenCV's fixed-point arithmetic and so to the bit."""
+
+    def taps(source: int, target: int, clamp: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        at = ((np.arange(target) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
+        low = np.floor(at).astype(np.int64)
+        part = (at - low).astype(np.float32)
+        if clamp:  # OpenCV does so for columns, not for rows
+            part[(low < 0) | (low >= source - 1)] = 0
+        weights = np.rint(np.stack([1 - part, part]) * np.float32(2048)).astype(np.int32)
+        return np.clip(np.stack([low, low + 1]), 0, source - 1), weights[..., None]
+
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    (left, right), across = taps(pixels.shape[1], width, True)
+    (above, below), down = taps(pixels.shape[0], height, False)
+    wide = pixels.astype(np.int32)
+    rows = (wide[:, left] * across[0] + wide[:, right] * across[1]) >> 4
+    down = down[..., None]
+    mixed = ((rows[above] * down[0] >> 16) + (rows[below] * down[1] >> 16) + 2) >> 2
+    return np.asarray(mixed, dtype=np.uint8)
