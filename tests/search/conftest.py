@@ -1,8 +1,13 @@
+import threading
+from contextlib import contextmanager
+
 import pytest
 
 import zsbir
 from tests.search.pictures import picture
 from zsbir.search.index import Index
+from zsbir.search.web.app import create_app
+from zsbir.search.web.server import Server
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,24 @@ def index(method, photos, tmp_path):
     made = Index.build(method, photos, tmp_path / "my.index")
     yield made
     made.close()
+
+
+@contextmanager
+def serving(index, *options):
+    """Serve an index in a thread; gives the port."""
+    ready = threading.Event()
+    server = Server(create_app(index, *options), ready.set)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def address(index):
+    with serving(index) as port:
+        yield f"http://127.0.0.1:{port}/"

@@ -1,8 +1,4 @@
-import threading
-import time
-
 import pytest
-import uvicorn
 from playwright import sync_api as playwright
 
 from tests.search.pictures import picture
@@ -16,22 +12,6 @@ def browser_path():
     return next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
-
-
-@pytest.fixture
-def address(index):
-    from zsbir.search.web.app import create_app
-
-    server = uvicorn.Server(uvicorn.Config(create_app(index), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    for _ in range(200):
-        if server.started:
-            break
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import contextlib
+import dataclasses
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.search.pictures import picture
-from zsbir.search.uploads import Limits, RefusedError, decode_strokes, decode_upload
+from zsbir.search.uploads import Limits, RefusedError, decode, decode_strokes, decode_upload
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">{}</svg>'
 LINE = '<path d="M10 10L90 90" stroke="#000" stroke-width="6" fill="none"/>'
@@ -81,7 +83,7 @@ BAD = {
     "svg style url": (SVG.format('<path style="fill:URL(file:///x)" d="M0 0"/>').encode(), 400),
     "svg style": (SVG.format("<style>@import 'http://a'</style>").encode(), 400),
     "svg foreign": (SVG.format("<foreignObject/>").encode(), 400),
-    "svg entity": (b'<!DOCTYPE svg [<!ENTITY a "aa">]>' + VALID["svg"], 415),
+    "svg entity": (b'<!DOCTYPE svg [<!ENTITY a "aa">]>' + VALID["svg"], 400),
     "svg inner entity": (b"<svg><!DOCTYPE a></svg>", 400),
     "svg style sheet": (b"<svg xmlns='http://www.w3.org/2000/svg'><?xml-stylesheet href='a'?></svg>", 400),
     "svg cut": (VALID["svg"][:-4], 400),
@@ -104,7 +106,7 @@ def test_bad_files_are_refused(name):
 def test_pixel_limit_is_checked_before_decoding(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     with pytest.raises(RefusedError, match="pixels"):
-        decode_upload(VALID["png"], Limits(pixels=100))
+        decode(VALID["png"], dataclasses.asdict(Limits(pixels=100)))
 
 
 def test_strokes():
@@ -182,3 +184,33 @@ def test_fuzz_svg(shapes, side):
 def test_fuzz_strokes(strokes):
     with contextlib.suppress(RefusedError):
         decode_strokes(strokes)
+
+
+def test_comments_before_the_drawing_take_no_time():
+    began = time.perf_counter()
+    with pytest.raises(RefusedError):
+        decode_upload(b"<!---->" * 4000 + b"<!")
+    assert decode_upload(b"<!---->" * 4000 + VALID["svg"]).mode == "RGB"
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        '<path d="M0 0' + "".join(f"L{i % 97} {i % 89}" for i in range(90_000)) + '" stroke="#000"/>',
+        '<g opacity=".9">' * 45 + '<circle r="9"/>' * 4000 + "</g>" * 45,
+    ],
+)
+def test_a_costly_drawing_is_ended(shapes):
+    limits = Limits(seconds=0.3)
+    began = time.perf_counter()
+    with contextlib.suppress(RefusedError):
+        decode_upload(SVG.format(shapes).encode(), limits)
+    assert time.perf_counter() - began < 5
+    assert decode_upload(VALID["svg"]).mode == "RGB"  # by another process
+
+
+def test_memory_is_limited():
+    with pytest.raises(RefusedError, match="memory"):
+        decode_upload(coded("PNG", Image.new("RGB", (4000, 4000))), Limits(memory=20 << 20))
+    assert decode_upload(VALID["png"]).mode == "RGB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -9,17 +10,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from zsbir.data.formats import is_drawing, kind_of, split_record
+from zsbir.data.isolation import Budget, IsolatedError, isolated
 from zsbir.errors import ZsbirError
 from zsbir.files import open_regular
 
 OVERSAMPLE = 4
 """Lines are drawn this many times larger and reduced: Pillow's own lines have no anti-aliasing."""
+
+LARGEST = 64 << 20
+"""Bytes of an SVG file that is drawn."""
+
+DEEPEST = 100
+"""Elements within each other in an SVG file that is drawn: the renderer's stack ends somewhat above 200."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +65,33 @@ def open_image(record: str, style: StrokeStyle) -> Image.Image:
 def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:
     """Rasterise ``file.svg``, or ``file.ndjson#17``: the drawing in line 17, counted from 0.
 
+    It is drawn in a child process with limits, see `zsbir.data.isolation`: a drawing of a few kilobytes can keep its
+    renderer busy for minutes.
+
     Raises:
-        ZsbirError: If the file is missing or broken, or has no such line.
+        ZsbirError: If the file is missing, broken or too costly to draw, or has no such line.
     """
     style = style or StrokeStyle()
+    options = {"size": style.size, "line_width": style.line_width}
     if kind_of(record) == "svg":
-        return _load_svg(record, style)
+        try:
+            with open_regular(record) as stream:
+                data = stream.read(LARGEST + 1)
+            return isolated(f"{__name__}:rasterise_svg", data, Budget(), **options)
+        except (OSError, IsolatedError) as error:
+            raise ZsbirError(f"cannot rasterise the SVG file {record}: {error}") from None
     try:
-        strokes = json.loads(drawing_bytes(record))["drawing"]
-        return draw_strokes(strokes, style)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise ZsbirError(f"cannot read the drawing {record}: {error!r}; lines must be QuickDraw's JSON") from None
+        return isolated(f"{__name__}:draw_quickdraw", drawing_bytes(record), Budget(), **options, margin=style.margin)
+    except (ValueError, IndexError, IsolatedError) as error:
+        raise ZsbirError(f"cannot read the drawing {record}: {error}; lines must be QuickDraw's JSON") from None
+
+
+def draw_quickdraw(data: bytes, **style: Any) -> Image.Image:
+    """Draw one line of a QuickDraw file; `style` as for `StrokeStyle`."""
+    try:
+        return draw_strokes(json.loads(data)["drawing"], StrokeStyle(**style))
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from None
 
 
 def draw_strokes(strokes: list[Any], style: StrokeStyle) -> Image.Image:
@@ -164,25 +189,61 @@ def drawing_bytes(record: str) -> bytes:
         return stream.read(int(starts[number + 1] - starts[number]))
 
 
-def _load_svg(file: str, style: StrokeStyle) -> Image.Image:
+def rasterise_svg(data: bytes, size: int, line_width: float | None = None) -> Image.Image:
+    """Draw an SVG on a white square; nothing outside the drawing itself is read.
+
+    Args:
+        data: UTF-8.
+        size: Side of the square in pixels.
+        line_width: Width of all lines in pixels; None: the drawing's own.
+
+    Raises:
+        ZsbirError: If resvg-py is not installed.
+        ValueError: If the drawing is broken, nested too deeply, or refers to another file.
+    """
     try:
         import resvg_py
     except ImportError:
-        raise ZsbirError(f"{file} is SVG: install resvg-py to rasterise it (pip install resvg-py)") from None
-    try:
-        with open_regular(file) as stream:
-            text = stream.read().decode()
-        options: dict[str, Any] = {} if style.line_width is None else {"style_sheet": _width_rule(text, style)}
-        png = resvg_py.svg_to_bytes(
-            svg_string=text, width=style.size, height=style.size, skip_system_fonts=True, **options
-        )
-        image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    except (OSError, ValueError) as error:
-        raise ZsbirError(f"cannot rasterise the SVG file {file}: {error}") from None
-    square = Image.new("RGBA", (style.size, style.size), (255, 255, 255, 255))
-    place = ((style.size - image.width) // 2, (style.size - image.height) // 2)
-    square.alpha_composite(image, place)
+        raise ZsbirError("drawing SVG needs resvg-py: run `pip install resvg-py`") from None
+    if len(data) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST} bytes")
+    text = data.removeprefix(codecs.BOM_UTF8).decode()
+    _check_svg(text)
+    options: dict[str, Any] = {}
+    if line_width is not None:
+        options["style_sheet"] = _width_rule(text, StrokeStyle(size, line_width))
+    png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True, **options)
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    square = Image.new("RGBA", (size, size), (255, 255, 255, 255))
+    square.alpha_composite(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square.convert("RGB")
+
+
+def _check_svg(text: str) -> None:
+    """Refuse what the renderer would read from elsewhere, and what is nested beyond its stack."""
+    depth = 0
+    parser = expat.ParserCreate()
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"it nests more than {DEEPEST} elements")
+        if name.rpartition(":")[2] == "a":  # a link: nothing is loaded
+            return
+        for key, value in attributes.items():
+            if key.rpartition(":")[2] == "href" and not value.strip().startswith(("#", "data:")):
+                raise ValueError(f"it refers to another file ({value[:60]!r}), which is not read")
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    try:
+        parser.Parse(text, True)
+    except expat.ExpatError as error:
+        raise ValueError(f"it is no XML: {error}") from None
 
 
 def _width_rule(svg: str, style: StrokeStyle) -> str:

@@ -1,22 +1,27 @@
 """Untrusted drawings: bytes or strokes from the network to pixels, or a refusal.
 
 What an upload claims to be does not matter: its first bytes decide, one decoder alone sees it, and its size is read
-before it is decoded. A file that goes on after its image is refused, whatever the rest is.
+before it is decoded, in a child process with limits. A file that goes on after its image is refused, whatever the rest
+is.
 """
 
 from __future__ import annotations
 
+import codecs
+import dataclasses
 import io
+import json
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 from PIL import Image
 
-from zsbir.data.strokes import StrokeStyle, draw_strokes
+from zsbir.data.isolation import Budget, IsolatedError, isolated
+from zsbir.data.strokes import StrokeStyle, draw_strokes, rasterise_svg
 from zsbir.errors import ZsbirError
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -54,6 +59,8 @@ class Limits:
         elements: Elements of an SVG drawing.
         points: Points of all strokes together.
         svg_size: Bytes of an SVG drawing.
+        seconds: Time to decode it.
+        memory: Bytes of memory to decode it.
     """
 
     size: int = 8_000_000
@@ -61,42 +68,64 @@ class Limits:
     elements: int = 5_000
     points: int = 100_000
     svg_size: int = 1_000_000
+    seconds: float = 10.0
+    memory: int = 1 << 30
 
 
 def decode_upload(data: bytes, limits: Limits | None = None) -> Image.Image:
-    """Decode a PNG, JPEG, WebP or SVG drawing from somebody else.
+    """Decode a PNG, JPEG, WebP or SVG drawing from somebody else, in a process that is ended at its limits.
 
     Returns:
         RGB, transparency on white.
 
     Raises:
-        RefusedError: If it is anything else, broken, truncated, too large, followed by other data, or an SVG with
-            anything but shapes.
+        RefusedError: If it is anything else, broken, truncated, too large or costly, followed by other data, or an SVG
+            with anything but shapes.
     """
     limits = limits or Limits()
     if not data:
         raise RefusedError("the upload is empty")
     if len(data) > limits.size:
         raise RefusedError(f"the upload has more than {limits.size} bytes", 413)
-    kind, end = _kind(data)
+    return _isolated("decode", kind_of(data), data, limits)
+
+
+def _isolated(function: str, what: str, data: bytes, limits: Limits) -> Image.Image:
+    try:
+        return isolated(
+            f"{__name__}:{function}", data, Budget(limits.seconds, limits.memory), limits=dataclasses.asdict(limits)
+        )
+    except IsolatedError as error:
+        if error.status is not None:
+            raise RefusedError(str(error), error.status) from None
+        raise RefusedError(f"the {what} cannot be decoded: {error}") from None
+
+
+def decode(data: bytes, limits: Mapping[str, Any]) -> Image.Image:
+    """Decode an upload in this process; `limits` as a mapping. `decode_upload` is the way that is safe."""
+    kind, known = kind_of(data), Limits(**limits)
     if kind == "SVG":
-        return _svg(data, limits)
+        return _svg(data, known)
+    end = {"PNG": _png_end, "JPEG": _jpeg_end, "WEBP": _webp_end}[kind](data)
     if end != len(data):
         what = "is truncated" if end > len(data) else "is followed by other data"
         raise RefusedError(f"the {kind} image {what}: save it again as a plain image")
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            if image.width * image.height > limits.pixels:
-                raise RefusedError(f"the image has more than {limits.pixels} pixels", 413)
+            if image.width * image.height > known.pixels:
+                raise RefusedError(f"the image has more than {known.pixels} pixels", 413)
             if kind == "JPEG":
                 image.draft("RGB", (1024, 1024))  # decodes at a fraction of the size where that is enough
             rgba = image.convert("RGBA")
     except Image.DecompressionBombError:
-        raise RefusedError(f"the image has more than {limits.pixels} pixels", 413) from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError) as error:
-        raise RefusedError(f"the {kind} image cannot be decoded: {_short(error)}") from None
+        raise RefusedError(f"the image has more than {known.pixels} pixels", 413) from None
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def draw(data: bytes, limits: Mapping[str, Any]) -> Image.Image:
+    """Draw strokes given as JSON, in this process. `decode_strokes` is the way that is safe."""
+    return draw_strokes(json.loads(data), StrokeStyle())
 
 
 def decode_strokes(strokes: Any, limits: Limits | None = None) -> Image.Image:
@@ -122,21 +151,25 @@ def decode_strokes(strokes: Any, limits: Limits | None = None) -> Image.Image:
             raise wrong
         if not all(abs(v) < 1e6 for axis in stroke[:2] for v in axis):  # false for nan as well
             raise wrong
-    return draw_strokes([[np.asarray(axis, dtype=float) for axis in stroke[:2]] for stroke in strokes], StrokeStyle())
+    return _isolated("draw", "drawing", json.dumps([stroke[:2] for stroke in strokes]).encode(), limits)
 
 
-def _kind(data: bytes) -> tuple[str, int]:
-    """Return the format by the first bytes, and where its data ends (beyond the data: it is truncated)."""
+def kind_of(data: bytes) -> str:
+    """Return the format that the first bytes name: PNG, JPEG, WEBP or SVG (any XML: the parser sees to the rest)."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG", _png_end(data)
+        return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG", _jpeg_end(data)
+        return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        length = int(struct.unpack("<I", data[4:8])[0])
-        return "WEBP", 8 + length + length % 2
-    if re.match(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]{0,200}\?>\s*)?(<!--.{0,2000}?-->\s*)*<svg[\s>]", data, re.DOTALL):
-        return "SVG", len(data)
+        return "WEBP"
+    if data.removeprefix(codecs.BOM_UTF8)[:1000].lstrip()[:1] == b"<":
+        return "SVG"
     raise RefusedError("the upload is no PNG, JPEG, WebP or SVG image", 415)
+
+
+def _webp_end(data: bytes) -> int:
+    length = int(struct.unpack("<I", data[4:8])[0])
+    return 8 + length + length % 2
 
 
 def _png_end(data: bytes) -> int:
@@ -176,16 +209,18 @@ def _svg(data: bytes, limits: Limits) -> Image.Image:
     if re.search(rb"<!(DOCTYPE|ENTITY)|<\?xml-stylesheet", data, re.IGNORECASE):
         raise RefusedError("the SVG drawing declares a document type or style sheet, which is not taken")
     try:
-        root = ElementTree.fromstring(data.decode("utf-8"))  # noqa: S314: no entities are left to expand
+        root = ElementTree.fromstring(data.removeprefix(codecs.BOM_UTF8).decode())
     except (ElementTree.ParseError, UnicodeDecodeError, ValueError) as error:
         raise RefusedError(f"the SVG drawing cannot be read: {_short(error)}") from None
+    if root.tag not in ("svg", f"{{{_SVG}}}svg"):
+        raise RefusedError("the upload is no SVG drawing", 415)
     count = sum(1 for _ in root.iter())
     if count > limits.elements:
         raise RefusedError(f"the SVG drawing has more than {limits.elements} elements", 413)
     clean = _clean(root, depth=0)
     if clean is None:
         raise RefusedError("the upload is no SVG drawing", 415)
-    return _rasterise(ElementTree.tostring(clean, "unicode"))
+    return rasterise_svg(ElementTree.tostring(clean, "unicode").encode(), 512)
 
 
 def _clean(element: ElementTree.Element, depth: int) -> ElementTree.Element | None:
@@ -216,26 +251,6 @@ def _clean(element: ElementTree.Element, depth: int) -> ElementTree.Element | No
 
 def _local(element: ElementTree.Element) -> str:
     return str(element.tag).rpartition("}")[2]
-
-
-def _rasterise(svg: str, side: int = 512) -> Image.Image:
-    try:
-        import resvg_py
-    except ImportError:
-        raise RefusedError("SVG is not taken here: resvg-py is not installed", 415) from None
-    try:
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, skip_system_fonts=True)
-        image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-    except (ValueError, OSError) as error:
-        raise RefusedError(f"the SVG drawing cannot be drawn: {_short(error)}") from None
-    except BaseException as error:
-        # A panic of the Rust renderer is no Exception; anything else, such as Ctrl-C, goes on.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise RefusedError("the SVG drawing cannot be drawn") from None
-    square = Image.new("RGBA", (side, side), "white")
-    square.alpha_composite(image.crop((0, 0, min(side, image.width), min(side, image.height))))
-    return square.convert("RGB")
 
 
 def _short(error: BaseException) -> str:

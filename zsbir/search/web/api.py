@@ -50,7 +50,7 @@ def openapi(settings: Settings, limits: Limits) -> dict[str, Any]:
                 "summary": "Find photos by a drawing, a text or another photo",
                 "parameters": query,
                 "requestBody": {"required": True, "content": content},
-                "responses": {**found, **_errors(400, 413, 415, 422, 429, 503)},
+                "responses": {**found, **_errors(408, 413, 415, 422, 429, 503)},
             }
         },
         "/photo/{number}": {
@@ -82,4 +82,4 @@ def _answer(what: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _errors(*statuses: int) -> dict[str, Any]:
     schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    return {str(status): _answer("Why not", "application/json", schema) for status in (*statuses, 401, 421)}
+    return {str(status): _answer("Why not", "application/json", schema) for status in (*statuses, 400, 401)}

@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -29,6 +30,7 @@ from zsbir.errors import ZsbirError
 from zsbir.search.index import Hit, Index
 from zsbir.search.uploads import Limits, RefusedError
 from zsbir.search.web.api import openapi
+from zsbir.search.web.bodies import Bodies
 from zsbir.search.web.guard import Guard, Settings, problem
 from zsbir.search.web.measures import Measures
 from zsbir.search.web.request import Wanted, wanted
@@ -50,6 +52,7 @@ class Site:
     def __init__(self, index: Index, settings: Settings, limits: Limits) -> None:
         self.index, self.settings, self.limits = index, settings, limits
         self.measures = Measures()
+        self.bodies = Bodies(settings, limits.size)
         self.page = files("zsbir.search.web").joinpath("page.html").read_text(encoding="utf-8")
         self._thumbnails: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
@@ -63,19 +66,20 @@ class Site:
 
     async def search(self, request: Request) -> Response:
         """Photos for a drawing, strokes, a text or another photo."""
-        body = await self._body(request)
-        asked = await self._working(
-            partial(wanted, request.headers, request.query_params, body, self.settings, self.limits)
-        )
+        async with self.bodies.read(request) as body:
+            asked = await self._working(
+                partial(wanted, request.headers, request.query_params, body, self.settings, self.limits)
+            )
         hits = await self._working(partial(self._find, asked))
         return JSONResponse({"hits": [self._plain(hit) for hit in hits]})
 
     async def photo(self, request: Request) -> Response:
         """A photo of the index, by its number: a new JPEG without metadata."""
-        number = int(request.path_params["number"])
-        path = self.index.catalog.path(number) if number < 2**63 else None
+        name = request.path_params["number"]
+        number = int(name) if name.isascii() and name.isdigit() and len(name) < 19 else -1
+        path = self.index.catalog.path(number)
         if path is None:
-            return problem(404, f"there is no photo {number}")
+            return problem(404, f"there is no photo {name[:20]}")
         if request.query_params.get("original") == "1":
             if not self.settings.originals:
                 return problem(403, "originals are not served here")
@@ -95,17 +99,6 @@ class Site:
     async def describe(self, request: Request) -> Response:
         """The API's description."""
         return JSONResponse(openapi(self.settings, self.limits))
-
-    async def _body(self, request: Request) -> bytes:
-        """Read the body, but never more than is allowed."""
-        parts, total = [], 0
-        async with asyncio.timeout(self.settings.seconds):
-            async for part in request.stream():
-                total += len(part)
-                if total > self.limits.size:
-                    raise RefusedError(f"the request has more than {self.limits.size} bytes", 413)
-                parts.append(part)
-        return b"".join(parts)
 
     async def _working(self, work: Callable[[], T]) -> T:
         """Do something slow in a thread, two at a time, in bounded time and with a bounded queue."""
@@ -166,14 +159,18 @@ def create_app(index: Index, settings: Settings | None = None, limits: Limits | 
     routes = [
         Route("/", site.home),
         Route("/search", site.search, methods=["POST"]),
-        Route("/photo/{number:int}", site.photo),
+        Route("/photo/{number}", site.photo),
         Route("/health", site.health),
         Route("/metrics", site.metrics),
         Route("/openapi.json", site.describe),
     ]
     guard = Middleware(Guard, settings=settings, measures=site.measures, policy=_policy(site.page))
-    handlers: Any = {ZsbirError: _refused, HTTPException: _failed, TimeoutError: _late, Exception: _broken}
-    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
+    # A page elsewhere may point its own name at this machine; it must not read the answers.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts) or ["*"], www_redirect=False)
+    handlers: Any = {
+        ZsbirError: _refused, HTTPException: _failed, TimeoutError: _late, ClientDisconnect: _gone, Exception: _broken
+    }  # fmt: skip
+    return Starlette(routes=routes, middleware=[guard, hosts], exception_handlers=handlers)
 
 
 def _policy(page: str) -> str:
@@ -200,6 +197,10 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _late(request: Request, error: Exception) -> Response:
     return problem(503, "the search took too long")
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
 
 
 async def _broken(request: Request, error: Exception) -> Response:

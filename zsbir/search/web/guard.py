@@ -1,4 +1,4 @@
-"""What every request passes: host, token, rate, and the headers of every answer."""
+"""What every request passes: token, rate, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zsbir.search.web.measures import Measures
 
 COOKIE = "zsbir-token"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Settings:
         max_k: Largest number of photos in an answer.
         seconds: Longest time of a search.
         waiting: Searches that may wait; more are answered 503.
+        bodies: Requests with a body that are read or worked on at once.
+        bodies_each: Those of one client.
+        body_bytes: Bytes of all their bodies together.
+        body_seconds: Longest time in which a body has to come.
         originals: Serve the photo files as they are, with their metadata, at ``/photo/{id}?original=1``.
     """
 
@@ -42,6 +46,10 @@ class Settings:
     max_k: int = 200
     seconds: float = 30.0
     waiting: int = 64
+    bodies: int = 128
+    bodies_each: int = 32
+    body_bytes: int = 128_000_000
+    body_seconds: float = 20.0
     originals: bool = False
 
 
@@ -76,7 +84,7 @@ class Rate:
 
 
 class Guard:
-    """Middleware that lets a request pass or answers 400, 401, 421 or 429; it counts and times all of them.
+    """Middleware that lets a request pass or answers 401 or 429; it counts and times all of them.
 
     Args:
         app: The rest of the application.
@@ -119,15 +127,10 @@ class Guard:
             self._measures.request(_route(scope["path"]), status, time.perf_counter() - began)
 
     def _refuse(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "")
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if self._settings.hosts and name.lower() not in self._settings.hosts:
-            # A page elsewhere may point its own name at this machine; it must not read the answers.
-            return problem(421, "this server is not called by that name")
         client = request.client.host if request.client else "?"
         if not self._rate.allows(client):
             return problem(429, "too many requests: wait a moment", {"retry-after": "1"})
-        if self._settings.token is None or request.url.path == "/health":
+        if self._settings.token is None or request.scope["path"] == "/health":
             return None
         return self._check_token(request)
 
@@ -135,7 +138,7 @@ class Guard:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if _same(bearer or request.cookies.get(COOKIE, ""), self._settings.token):
             return None
-        if request.url.path == "/" and _same(request.query_params.get("token", ""), self._settings.token):
+        if request.scope["path"] == "/" and _same(request.query_params.get("token", ""), self._settings.token):
             # Once in the address, then in a cookie: it does not stay in the browser's history.
             answer = RedirectResponse("/", status_code=303)
             answer.set_cookie(COOKIE, self._settings.token or "", httponly=True, samesite="strict", max_age=86_400 * 30)

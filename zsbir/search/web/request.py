@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +73,7 @@ def _checked(given: dict[str, Any], settings: Settings) -> Wanted:
     k, mix, text, like = given.get("k", 20), given.get("mix", 0.5), given.get("text", ""), given.get("like")
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= settings.max_k:
         raise RefusedError(f"k must be a whole number from 1 to {settings.max_k}", 422)
-    if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not (math.isfinite(mix) and 0 <= mix <= 1):
+    if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not 0 <= mix <= 1:
         raise RefusedError("mix must be a number from 0 to 1", 422)
     if not isinstance(text, str) or len(text) > _LONGEST or any(0xD800 <= ord(c) < 0xE000 for c in text):
         raise RefusedError(f"text must be a string of at most {_LONGEST} characters", 422)

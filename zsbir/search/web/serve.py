@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import socket
 from collections.abc import Callable
@@ -25,14 +26,16 @@ def settings_for(
         rate: Requests a second of one client.
 
     Raises:
-        ZsbirError: If the token is short enough to be guessed.
+        ZsbirError: If the token is short enough to be guessed, or the rate is not above 0.
     """
+    if not (math.isfinite(rate) and rate > 0):
+        raise ZsbirError(f"--rate {rate}: the requests a second of one client must be a number above 0")
     if token is not None and len(token) < 16:
         raise ZsbirError("the token is too short to be safe: give at least 16 characters, or none and one is made")
     local = host in LOOPBACK
     if not local and token is None:
         token = secrets.token_urlsafe(24)
-    known = (*LOOPBACK, host.lower(), *(name.lower() for name in hosts))
+    known = (*LOOPBACK, f"[{host}]" if ":" in host else host.lower(), *(name.lower() for name in hosts))
     # Off the loopback the token guards: a foreign page can neither know it nor send its cookie.
     return Settings(token=token, hosts=known if local or hosts else (), originals=originals, rate=rate)
 
@@ -53,15 +56,14 @@ def serve(
         port: Port to bind; 0: any free one.
         settings: See `settings_for`, which makes the default.
         limits: Of uploads.
-        ready: Called with the page's address once the port is bound.
+        ready: Called with the page's address once the port accepts.
 
     Raises:
         ZsbirError: If Starlette or uvicorn is not installed, or the port cannot be bound.
     """
     try:
-        import uvicorn
-
         from zsbir.search.web.app import create_app
+        from zsbir.search.web.server import Server
     except ImportError as error:
         raise ZsbirError(f"serving needs the package {error.name}: run `pip install 'zsbir[web]'`") from None
     settings = settings or settings_for(host)
@@ -72,15 +74,25 @@ def serve(
             bound.bind((host, port))
         except (OSError, OverflowError) as error:
             raise ZsbirError(f"cannot serve on {host}:{port}: {error}; give another --host or --port") from None
-        name = f"[{host}]" if ":" in host else host
+        name = reachable(host)
         query = f"/?token={settings.token}" if settings.token else "/"
-        ready(f"http://{name}:{bound.getsockname()[1]}{query}")
-        config = uvicorn.Config(
-            create_app(index, settings, limits),
-            log_level="warning",
-            limit_concurrency=500,
-            timeout_keep_alive=15,
-            server_header=False,
-            proxy_headers=False,  # else any client could choose the address its rate is counted under
-        )
-        uvicorn.Server(config).run(sockets=[bound])
+        address = f"http://{f'[{name}]' if ':' in name else name}:{bound.getsockname()[1]}{query}"
+        Server(create_app(index, settings, limits), lambda: ready(address)).run(sockets=[bound])
+
+
+def reachable(host: str) -> str:
+    """Return an address that other machines can open: for ``0.0.0.0`` and ``::`` the one packets to others leave from.
+
+    >>> reachable("127.0.0.1")
+    '127.0.0.1'
+    """
+    elsewhere = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_INET6, "2001:db8::1")}
+    if host not in elsewhere:
+        return host
+    family, other = elsewhere[host]
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))  # sends nothing: it only chooses the way
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "localhost"
