@@ -1,7 +1,7 @@
 """How much of what a masker keeps is object? On the photos of `openmoji`, whose object masks are known.
 
-`purity` is the share of the kept area that is object, `recall` the share of the object that is kept. A masker that
-keeps patches by chance has the purity of the photo as a whole.
+`precision` is the share of the kept area that is object, `recall` the share of the object that is kept. A masker that
+keeps patches by chance has the precision of the photo as a whole.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from zsbir.data.batches import to_unit
 from zsbir.data.loading import ImageSource
 from zsbir.data.preprocess import Preprocess
 from zsbir.maskers import MASKERS
-from zsbir.maskers.select import purity, recall
+from zsbir.maskers.base import MaskRequest
+from zsbir.maskers.quality import precision, recall
 from zsbir.types import Features
 
 GRID, SIZE = (14, 14), 224
 
 
 def evaluate(name: str, spec: dict[str, Any], photos: Any, names: list[str], objects: torch.Tensor) -> dict[str, Any]:
-    """Return purity, recall and share kept of one masker, with the 95 % interval of the purity over photos."""
+    """Return precision, recall and share kept of one masker, with the 95 % interval of the precision over photos."""
     masker = MASKERS.build(spec)
     encoder = BACKBONES.build("vit_tiny_patch16_224") if masker.needs_attention else None
     began = time.perf_counter()
@@ -40,12 +41,12 @@ def evaluate(name: str, spec: dict[str, Any], photos: Any, names: list[str], obj
         with torch.no_grad():
             if encoder is not None:
                 features = encoder.eval().with_attention(Preprocess.of(encoder).normalise(images))
-            kept.append(masker(images, names[part], GRID, features, objects[part]))
+            kept.append(masker(MaskRequest(images, names[part], GRID, features, objects[part])))
     keep = torch.cat(kept)
-    pure = purity(keep, objects, GRID)
+    pure = precision(keep, objects, GRID)
     return {
-        "masker": name, "spec": spec, "purity": float(pure.mean()),
-        "purity_ci95": float(1.96 * pure.std() / len(pure) ** 0.5), "recall": float(recall(keep, objects, GRID).mean()),
+        "masker": name, "spec": spec, "precision": float(pure.mean()),
+        "precision_ci95": float(1.96 * pure.std() / len(pure) ** 0.5), "recall": float(recall(keep, objects, GRID).mean()),
         "kept": float(keep.float().mean()), "ms_per_photo": 1000 * (time.perf_counter() - began) / len(photos),
     }  # fmt: skip
 
@@ -76,17 +77,17 @@ def main() -> None:
     ]
     found = [evaluate(name, spec, photos, names, objects) for name, spec in specs]
     lines = [
-        [row["masker"], f"{row['purity']:.3f} ± {row['purity_ci95']:.3f}", f"{row['recall']:.3f}",
+        [row["masker"], f"{row['precision']:.3f} ± {row['precision_ci95']:.3f}", f"{row['recall']:.3f}",
          f"{row['kept']:.3f}", f"{row['ms_per_photo']:.1f}"]
         for row in found
     ]  # fmt: skip
     text = (
         f"# Mask quality on `openmoji`\n\n{args.photos} photos of unseen classes at {SIZE} px, 14 × 14 patches, "
         f"ratio 0.7 where a masker has one. The object covers {float(objects.float().mean()):.3f} of a photo: that is "
-        "the purity of chance. Pretrained weights of CLIP and of a ViT could not be had where this was run, so `vxl` "
+        "the precision of chance. Pretrained weights of CLIP and of a ViT were not at hand where this was run, so `vxl` "
         "and `attention` know no class here, and what they are above chance comes from patches that stand out in "
         "random features; `--clip-weights openai` measures the real masker.\n\n"
-        + table(["masker", "purity (± 95 %)", "recall", "kept", "ms a photo"], lines)
+        + table(["masker", "precision (± 95 %)", "recall", "kept", "ms a photo"], lines)
     )
     write("masks", {"chance": float(objects.float().mean()), "rows": found}, text)
 

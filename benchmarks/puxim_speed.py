@@ -23,6 +23,7 @@ from torch.nn import functional as F
 import zsbir
 from zsbir.clip import image_statistics
 from zsbir.losses import reconstruction_loss
+from zsbir.maskers.base import MaskRequest
 from zsbir.maskers.store import MaskStore
 from zsbir.methods.puxim import PuXIM
 from zsbir.types import Batch
@@ -148,7 +149,7 @@ def measure(backbone: str, clip: str, rows: int, repeats: int, device: str) -> d
     assert grid is not None
     photos = torch.cat([batch.photo, batch.negative])
     names = batch.names(batch.photo_label) + batch.names(batch.negative_label)
-    ours = masker(photos, names, grid)
+    ours = masker(MaskRequest(photos, names, grid))
     same = float((plain_masks(method, batch).bool() == ours).float().mean())
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         pixels = (photos.cpu().permute(0, 2, 3, 1) * 255).to(torch.uint8).numpy()
@@ -161,7 +162,7 @@ def measure(backbone: str, clip: str, rows: int, repeats: int, device: str) -> d
 
         masking = clock({
             "plain": lambda: plain_masks(method, batch),
-            "cached text, batched": lambda: masker(photos, names, grid),
+            "cached text, batched": lambda: masker(MaskRequest(photos, names, grid)),
             "CLIP's image tower alone, batched": lambda: masker.clip.visual(photos),
         }, repeats, cuda)  # fmt: skip
         masking |= clock({"stored": stored}, 20, cuda)

@@ -11,6 +11,7 @@ import zsbir
 from zsbir import BACKBONES, DATASETS, MASKERS, MATCHERS, METHODS, PROTOCOLS
 from zsbir.arguments import fits
 from zsbir.evaluation.scoring import evaluate_scores
+from zsbir.maskers.base import MaskRequest
 from zsbir.search.stores import STORES
 from zsbir.types import Batch, Embeddings, Paths
 
@@ -122,7 +123,7 @@ def test_masker(name):
     features = backbone.with_attention(images) if masker.needs_attention else None
     objects = torch.zeros(3, 32, 32, dtype=torch.bool)
     objects[:, :16] = True
-    keep = masker(images, ["bat", "cow", "door"], (2, 2), features, objects)
+    keep = masker(MaskRequest(images, CLASSES, (2, 2), features, objects))
     assert keep.shape == (3, 4)
     assert keep.dtype == torch.bool
     assert keep.any(dim=1).all()

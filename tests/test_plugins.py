@@ -41,7 +41,7 @@ names = zsbir.list()
 dataset = zsbir.DATASETS.build("shapes", samples=2)
 masker = zsbir.MASKERS.build("checkerboard", first=False)
 import torch
-kept = masker(torch.zeros(2, 3, 8, 8), ["a", "b"], (2, 2))
+kept = masker(zsbir.MaskRequest(torch.zeros(2, 3, 8, 8), ["a", "b"], (2, 2)))
 print(json.dumps([names["maskers"]["checkerboard"], len(dataset.test.photos), masker.spec, kept.tolist()]))
 """
     done = _python(code, _install(tmp_path))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zsbir.evaluation.result import Report as Report
     from zsbir.maskers import MASKERS as MASKERS
     from zsbir.maskers.base import Masker as Masker
+    from zsbir.maskers.base import MaskRequest as MaskRequest
     from zsbir.matchers import MATCHERS as MATCHERS
     from zsbir.matchers.base import Matcher as Matcher
     from zsbir.methods import METHODS as METHODS
@@ -60,6 +61,7 @@ _WHERE = {
     "MATCHERS": "matchers",
     "METHODS": "methods",
     "Masker": "maskers.base",
+    "MaskRequest": "maskers.base",
     "Matcher": "matchers.base",
     "Method": "methods.base",
     "PROTOCOLS": "evaluation.protocols",

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers.select import choose, coverage, purity, recall
+from zsbir.maskers._select import choose
+from zsbir.maskers.base import MaskRequest
+from zsbir.maskers.quality import coverage, precision, recall
 from zsbir.types import Features
 
 IMAGES = torch.rand(3, 3, 32, 32)
@@ -55,41 +57,43 @@ def test_threshold_is_relative_and_keeps_one(scores, threshold):
         assert np.array_equal(keep[clear], (expected | last)[clear])
 
 
-def test_coverage_and_purity_by_hand():
+def test_coverage_and_precision_by_hand():
     share = coverage(objects(), (4, 4))
     assert share[0].reshape(4, 4)[:2, :2].eq(1).all()
     assert share[0].sum() == 4
     assert share[1].reshape(4, 4)[2, 2] == pytest.approx(9 / 64)
     keep = torch.zeros(3, 16, dtype=torch.bool)
     keep[:, :2] = True
-    assert purity(keep, objects(), (4, 4)).tolist() == [1.0, 0.0, 1.0]
+    assert precision(keep, objects(), (4, 4)).tolist() == [1.0, 0.0, 1.0]
     assert recall(keep, objects(), (4, 4)).tolist() == pytest.approx([0.5, 0.0, 2 / 16])
 
 
 def test_none_keeps_all():
-    assert MASKERS.build("none")(IMAGES, NAMES, (4, 4)).all()
+    assert MASKERS.build("none")(MaskRequest(IMAGES, NAMES, (4, 4))).all()
 
 
 def test_random_follows_the_seed():
     masker = MASKERS.build("random", ratio=0.5)
     torch.manual_seed(1)
-    first = masker(IMAGES, NAMES, (4, 4))
-    second = masker(IMAGES, NAMES, (4, 4))
+    first = masker(MaskRequest(IMAGES, NAMES, (4, 4)))
+    second = masker(MaskRequest(IMAGES, NAMES, (4, 4)))
     torch.manual_seed(1)
-    assert torch.equal(first, masker(IMAGES, NAMES, (4, 4)))
+    assert torch.equal(first, masker(MaskRequest(IMAGES, NAMES, (4, 4))))
     assert not torch.equal(first, second)
     assert first.sum(1).tolist() == [7, 7, 7]
 
 
 def test_oracle_keeps_the_object_and_never_nothing():
     masker = MASKERS.build("oracle")
-    keep = masker(IMAGES, NAMES, (4, 4), objects=objects())
+    keep = masker(MaskRequest(IMAGES, NAMES, (4, 4), objects=objects()))
     assert keep[0].reshape(4, 4)[:2, :2].all()
     assert keep.sum(1).tolist() == [4, 1, 16]
     assert keep[1].reshape(4, 4)[2, 2]
-    assert MASKERS.build("oracle", ratio=0.5)(IMAGES, NAMES, (4, 4), objects=objects()).sum(1).tolist() == [7, 7, 7]
+    assert MASKERS.build("oracle", ratio=0.5)(MaskRequest(IMAGES, NAMES, (4, 4), objects=objects())).sum(
+        1
+    ).tolist() == [7, 7, 7]
     with pytest.raises(ZsbirError, match="true object masks"):
-        masker(IMAGES, NAMES, (4, 4))
+        masker(MaskRequest(IMAGES, NAMES, (4, 4)))
     with pytest.raises(ZsbirError, match="share"):
         MASKERS.build("oracle", share=0.0)
 
@@ -98,23 +102,23 @@ def test_attention_reads_the_encoder():
     attention = torch.rand(3, 16, requires_grad=True)
     features = Features(torch.zeros(3, 8), None, (4, 4), attention)
     masker = MASKERS.build("attention", keep=3)
-    keep = masker(IMAGES, NAMES, (4, 4), features)
+    keep = masker(MaskRequest(IMAGES, NAMES, (4, 4), features))
     assert keep.sum(1).tolist() == [3, 3, 3]
     for row in range(3):
         assert attention[row][keep[row]].min() > attention[row][~keep[row]].max()
     with pytest.raises(ZsbirError, match="needs the encoder's attention"):
-        masker(IMAGES, NAMES, (4, 4))
+        masker(MaskRequest(IMAGES, NAMES, (4, 4)))
     with pytest.raises(ZsbirError, match="another number"):
-        masker(IMAGES, NAMES, (5, 5), features)
+        masker(MaskRequest(IMAGES, NAMES, (5, 5), features))
 
 
 @pytest.mark.parametrize("name", ["none", "random", "oracle", "attention"])
 def test_heatmap_and_contract(name):
     masker = MASKERS.build(name)
     features = Features(torch.zeros(3, 8), None, (4, 4), torch.rand(3, 16))
-    keep = masker(IMAGES, NAMES, (4, 4), features, objects())
+    keep = masker(MaskRequest(IMAGES, NAMES, (4, 4), features, objects()))
     assert keep.dtype == torch.bool
     assert keep.shape == (3, 16)
     assert keep.any(1).all()
-    assert masker.heatmap(IMAGES, NAMES, (4, 4), features, objects()).shape == (3, 16)
+    assert masker.heatmap(MaskRequest(IMAGES, NAMES, (4, 4), features, objects())).shape == (3, 16)
     assert not list(masker.parameters())

@@ -8,6 +8,7 @@ import torch
 
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
+from zsbir.maskers.base import MaskRequest
 from zsbir.maskers.store import MaskStore
 
 GRID = (3, 5)
@@ -18,10 +19,12 @@ class Counting(MASKERS.get("none")):
 
     seen = 0
 
-    def forward(self, images, class_names, grid, features=None, objects=None):
-        self.seen += len(images)
-        base = (images.sum((1, 2, 3)) * 255).round().long() + torch.tensor([len(n) for n in class_names])
-        return (base[:, None] + torch.arange(grid[0] * grid[1])) % 3 > 0
+    def forward(self, request):
+        self.seen += len(request.images)
+        base = (request.images.sum((1, 2, 3)) * 255).round().long() + torch.tensor(
+            [len(n) for n in request.class_names]
+        )
+        return (base[:, None] + torch.arange(request.shape[1])) % 3 > 0
 
 
 def masker(**spec):
@@ -44,7 +47,7 @@ NAMES = ["cat", "dog", "horse", "cat", "dog", "horse", "cat"]
 
 def direct(made, file, name):
     images = torch.from_numpy(read(file)).permute(2, 0, 1)[None].float() / 255
-    return made(images, [name], GRID)[0].numpy()
+    return made(MaskRequest(images, [name], GRID))[0].numpy()
 
 
 def test_masks_are_those_of_the_masker_and_computed_once(tmp_path):

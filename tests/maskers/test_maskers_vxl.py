@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers.select import choose
-from zsbir.maskers.surgery import check_tower, feature_surgery, position_embedding, surgery_tokens
+from zsbir.maskers._select import choose
+from zsbir.maskers._surgery import check_tower, feature_surgery, position_embedding, surgery_tokens
+from zsbir.maskers.base import MaskRequest
 from zsbir.maskers.vxl import VxL
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -139,13 +140,13 @@ def test_heatmap_equals_slow_version_image_by_image(norm):
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
     std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    maps = masker.heatmap(photos, names, (4, 4))
+    maps = masker.heatmap(MaskRequest(photos, names, (4, 4)))
     for photo, name, found in zip(photos, names, maps, strict=True):
         tokens = slow_tokens(masker.clip.visual, (photo - mean) / std, 2)
         texts = masker.clip.encode_text(tokenizer(["a", name.replace("_", " ")]), normalize=True)
         slow = slow_similarity(tokens, texts, 0 if norm == "tokens" else 1)[1:, 1]
         torch.testing.assert_close(found, slow, atol=1e-5, rtol=1e-4)
-    keep = masker(photos, names, (4, 4))
+    keep = masker(MaskRequest(photos, names, (4, 4)))
     assert keep.sum(1).tolist() == [16 - int(16 * 0.7) - 1] * 3
 
 
@@ -155,7 +156,7 @@ def test_each_text_is_encoded_once(monkeypatch):
     original = masker.clip.encode_text
     monkeypatch.setattr(masker.clip, "encode_text", lambda ids, **kw: encoded.append(len(ids)) or original(ids, **kw))
     for names in (["dog", "cat", "dog"], ["cat", "dog", "cow"], ["cow", "cow", "cow"]):
-        masker(torch.rand(3, 3, 32, 32), names, (4, 4))
+        masker(MaskRequest(torch.rand(3, 3, 32, 32), names, (4, 4)))
     assert encoded == [3, 1]  # "a", dog, cat; then cow
 
 
@@ -175,9 +176,9 @@ def test_templates_are_averaged():
 def test_map_is_resized_to_the_encoder_grid():
     masker = small()
     photos = torch.rand(2, 3, 40, 40)
-    assert masker.heatmap(photos, ["dog", "cat"], (2, 2)).shape == (2, 4)  # CLIP at its own 4 × 4
-    assert masker.heatmap(photos, ["dog", "cat"], (6, 6)).shape == (2, 36)  # CLIP at 48 px
-    assert small(image_size=64).heatmap(photos, ["dog", "cat"], (2, 2)).shape == (2, 4)
+    assert masker.heatmap(MaskRequest(photos, ["dog", "cat"], (2, 2))).shape == (2, 4)  # CLIP at its own 4 × 4
+    assert masker.heatmap(MaskRequest(photos, ["dog", "cat"], (6, 6))).shape == (2, 36)  # CLIP at 48 px
+    assert small(image_size=64).heatmap(MaskRequest(photos, ["dog", "cat"], (2, 2))).shape == (2, 4)
 
 
 @pytest.mark.parametrize("more", [{}, {"pool_type": "avg"}, {"pool_type": "avg", "final_ln_after_pool": True}])
@@ -202,7 +203,7 @@ def test_frozen_quiet_and_usable_in_a_loss():
     again = small()
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(again.clip.visual.proj, masker.clip.visual.proj)
-    keep = masker(torch.rand(1, 3, 32, 32), ["dog"], (4, 4))
+    keep = masker(MaskRequest(torch.rand(1, 3, 32, 32), ["dog"], (4, 4)))
     x = torch.ones(1, 16, requires_grad=True)
     (x * keep * x).sum().backward()  # an inference tensor could not be saved for this
     torch.testing.assert_close(x.grad, 2.0 * keep)
@@ -211,12 +212,12 @@ def test_frozen_quiet_and_usable_in_a_loss():
 def test_autocast_outside_changes_nothing():
     masker = small()
     photos = torch.rand(1, 3, 32, 32)
-    plain = masker.heatmap(photos, ["dog"], (4, 4))
+    plain = masker.heatmap(MaskRequest(photos, ["dog"], (4, 4)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = masker.heatmap(photos, ["dog"], (4, 4))
+        cast = masker.heatmap(MaskRequest(photos, ["dog"], (4, 4)))
     assert torch.equal(plain, cast)
     low = small(precision="bfloat16")
-    assert low.heatmap(photos, ["dog"], (4, 4)).dtype == torch.float32
+    assert low.heatmap(MaskRequest(photos, ["dog"], (4, 4))).dtype == torch.float32
     assert low.clip.visual.conv1.weight.dtype == torch.bfloat16
 
 

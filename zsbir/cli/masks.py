@@ -51,6 +51,7 @@ def masks(
 
     from zsbir.data.images import load_image
     from zsbir.data.preprocess import prepare
+    from zsbir.maskers.base import MaskRequest
     from zsbir.maskers.picture import mask_picture, unit
 
     files = _photos(photos, limit)
@@ -68,8 +69,9 @@ def masks(
         if masker.needs_attention:
             mean, std = (torch.tensor(s, device=place).view(3, 1, 1) for s in (encoder.mean, encoder.std))
             features = encoder.to(place).eval().with_attention((images - mean) / std)
-        heat = masker.heatmap(images, names, encoder.grid, features)
-        keep = masker(images, names, encoder.grid, features)
+        request = MaskRequest(images, names, encoder.grid, features)
+        heat = masker.heatmap(request)
+        keep = masker(request)
     titles = [f"{file.name}: {name}" for file, name in zip(files, names, strict=True)]
     try:
         mask_picture(pixels, heat, keep, encoder.grid, titles).save(out)

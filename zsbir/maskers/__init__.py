@@ -1,4 +1,7 @@
-"""Maskers: which patches of a photo to keep."""
+"""Maskers: which patches of a photo to keep.
+
+A module without an underscore is a masker, but for the machinery: `base` (the contract), `quality`, `picture`, `store`.
+"""
 
 from __future__ import annotations
 

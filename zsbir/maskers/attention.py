@@ -1,16 +1,14 @@
-"""The masker that asks the encoder itself."""
+"""Masks from the attention of the encoder that trains."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
+from zsbir.arguments import Count, Proportion
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers.base import Masker
-from zsbir.maskers.select import check_choice, choose
-from zsbir.types import Features
+from zsbir.maskers._select import Ratio, choose, refuse_both
+from zsbir.maskers.base import Masker, MaskRequest
 
 
 @MASKERS.register("attention")
@@ -29,38 +27,26 @@ class AttentionMasker(Masker):
     needs_attention = True
     depends_on_backbone = True
 
-    def __init__(self, ratio: float = 0.7, keep: int | None = None, threshold: float | None = None) -> None:
+    def __init__(self, ratio: Ratio = 0.7, keep: Count | None = None, threshold: Proportion | None = None) -> None:
         super().__init__()
-        check_choice(ratio, keep, threshold)
+        refuse_both(keep, threshold)
         self.ratio, self.keep, self.threshold = ratio, keep, threshold
 
-    def forward(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, request: MaskRequest) -> Tensor:
         """Return (B, N) bool, True = keep, from ``features.attention`` (B, N)."""
-        return choose(self.heatmap(images, class_names, grid, features), self.ratio, self.keep, self.threshold)
+        return choose(self.heatmap(request), self.ratio, self.keep, self.threshold)
 
-    def heatmap(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def heatmap(self, request: MaskRequest) -> Tensor:
         """Return (B, N) float: the attention itself, without gradient.
 
         Raises:
             ZsbirError: If the features have no attention, or it is on another grid.
         """
-        if features is None or features.attention is None:
+        if request.features is None or request.features.attention is None:
             raise ZsbirError("the masker 'attention' needs the encoder's attention: use a timm ViT with a class token")
-        attention = features.attention.detach().float()
-        if attention.shape[1] != grid[0] * grid[1]:
-            raise ZsbirError(f"the attention is over {attention.shape[1]} patches, the grid {grid} has another number")
+        attention = request.features.attention.detach().float()
+        if attention.shape != request.shape:
+            raise ZsbirError(
+                f"the attention is over {attention.shape[1]} patches, the grid {request.grid} has another number"
+            )
         return attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,15 +12,39 @@ from zsbir.maskers import MASKERS
 from zsbir.types import Features
 
 
+@dataclass(frozen=True, eq=False)
+class MaskRequest:
+    """What a masker may look at to choose the patches of B photos.
+
+    Attributes:
+        images: (B, 3, H, W) float32 photos in [0, 1], not normalised: each masker normalises as it needs.
+        class_names: The label of each photo, length B.
+        grid: The patch grid (h, w) of the encoder; ``N = h * w``.
+        features: The encoder's features of the same photos, for maskers with `needs_attention`.
+        objects: (B, H, W) bool, True on the object, where the dataset knows it, for maskers with `needs_objects`.
+    """
+
+    images: Tensor
+    class_names: Sequence[str]
+    grid: tuple[int, int]
+    features: Features | None = None
+    objects: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, N): photos and patches."""
+        return len(self.images), self.grid[0] * self.grid[1]
+
+
 class Masker(nn.Module):
     """Chooses the patches of a photo that are kept.
 
     A masker is frozen: it has no parameter that trains and gives no gradient.
 
     Attributes:
-        spec: What `MASKERS.build` recorded.
-        needs_attention: True if `forward` reads ``features.attention``.
-        needs_objects: True if `forward` reads `objects`.
+        spec: Its name and arguments, recorded when it is made.
+        needs_attention: True if it reads ``features.attention``.
+        needs_objects: True if it reads ``objects``.
         depends_on_backbone: True if the choice changes while the encoder trains, so masks cannot be stored.
     """
 
@@ -28,38 +53,17 @@ class Masker(nn.Module):
     needs_objects: bool = False
     depends_on_backbone: bool = False
 
-    def forward(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, request: MaskRequest) -> Tensor:
         """Return which patches to keep.
-
-        Args:
-            images: (B, 3, H, W) float32 photos in [0, 1], not normalised: each masker normalises as it needs.
-            class_names: The label of each photo, length B.
-            grid: The patch grid (h, w) of the encoder; ``N = h * w``.
-            features: The encoder's features of the same photos, for maskers that read them.
-            objects: (B, H, W) bool, True on the object, where the dataset knows it.
 
         Returns:
             (B, N) bool, row-major over the grid, True = keep. Every row keeps at least one patch.
         """
         raise TypeError(f"{type(self).__name__} has no forward")
 
-    def heatmap(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def heatmap(self, request: MaskRequest) -> Tensor:
         """Return (B, N) float scores, higher = more of the object; by default the kept patches as 0 and 1."""
-        return self.forward(images, class_names, grid, features, objects).float()
+        return self.forward(request).float()
 
 
 def masker_spec(masker: str | Mapping[str, Any], clip_weights: str | None, pretrained: bool) -> Mapping[str, Any]:

@@ -1,15 +1,12 @@
-"""The masker that masks nothing."""
+"""No masks."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from zsbir.maskers import MASKERS
-from zsbir.maskers.base import Masker
-from zsbir.types import Features
+from zsbir.maskers.base import Masker, MaskRequest
 
 
 @MASKERS.register("none")
@@ -19,13 +16,6 @@ class NoMasker(Masker):
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, request: MaskRequest) -> Tensor:
         """Return (B, N) bool, all True."""
-        return torch.ones(len(images), grid[0] * grid[1], dtype=torch.bool, device=images.device)
+        return torch.ones(request.shape, dtype=torch.bool, device=request.images.device)

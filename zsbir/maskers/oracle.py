@@ -1,17 +1,18 @@
-"""The masker that knows."""
+"""Masks from the true objects."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from zsbir.arguments import Range
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers.base import Masker
-from zsbir.maskers.select import check_choice, choose, coverage
-from zsbir.types import Features
+from zsbir.maskers._select import Ratio, choose
+from zsbir.maskers.base import Masker, MaskRequest
+from zsbir.maskers.quality import coverage
 
 
 @MASKERS.register("oracle")
@@ -27,44 +28,29 @@ class OracleMasker(Masker):
 
     needs_objects = True
 
-    def __init__(self, share: float = 0.5, ratio: float | None = None) -> None:
+    def __init__(
+        self, share: Annotated[float, Range(0, 1, without=("low",))] = 0.5, ratio: Ratio | None = None
+    ) -> None:
         super().__init__()
-        if not 0 < share <= 1:
-            raise ZsbirError(f"share={share} must be in (0, 1]: it is the share of a patch that the object covers")
-        check_choice(ratio or 0.0, None, None)
         self.share, self.ratio = share, ratio
 
-    def forward(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
-        """Return (B, N) bool, True = keep, from `objects` (B, H, W)."""
-        covered = self.heatmap(images, class_names, grid, features, objects)
+    def forward(self, request: MaskRequest) -> Tensor:
+        """Return (B, N) bool, True = keep, from ``objects`` (B, H, W)."""
+        covered = self.heatmap(request)
         if self.ratio is not None:
             return choose(covered, self.ratio)
         best = torch.zeros_like(covered, dtype=torch.bool).scatter(1, covered.argmax(1, keepdim=True), True)
         return (covered >= self.share) | best
 
-    def heatmap(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def heatmap(self, request: MaskRequest) -> Tensor:
         """Return (B, N) float: the share of each patch that the object covers.
 
         Raises:
-            ZsbirError: If `objects` is None.
+            ZsbirError: If the dataset does not know the objects.
         """
-        if objects is None:
+        if request.objects is None:
             raise ZsbirError(
                 "the masker 'oracle' needs the true object masks, which this dataset does not have: use 'openmoji', or "
                 "another masker"
             )
-        return coverage(objects, grid)
+        return coverage(request.objects, request.grid)

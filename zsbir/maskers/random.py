@@ -1,16 +1,14 @@
-"""The masker that chooses by chance."""
+"""Random masks."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from zsbir.arguments import Count
 from zsbir.maskers import MASKERS
-from zsbir.maskers.base import Masker
-from zsbir.maskers.select import check_choice, choose
-from zsbir.types import Features
+from zsbir.maskers._select import Ratio, choose
+from zsbir.maskers.base import Masker, MaskRequest
 
 
 @MASKERS.register("random")
@@ -24,19 +22,10 @@ class RandomMasker(Masker):
     The draw follows torch's random state, so a seed repeats it. Stored masks hold one draw per photo.
     """
 
-    def __init__(self, ratio: float = 0.7, keep: int | None = None) -> None:
+    def __init__(self, ratio: Ratio = 0.7, keep: Count | None = None) -> None:
         super().__init__()
-        check_choice(ratio, keep, None)
         self.ratio, self.keep = ratio, keep
 
-    def forward(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, request: MaskRequest) -> Tensor:
         """Return (B, N) bool, True = keep; the same number of patches in every row."""
-        scores = torch.rand(len(images), grid[0] * grid[1], device=images.device)
-        return choose(scores, self.ratio, self.keep)
+        return choose(torch.rand(request.shape, device=request.images.device), self.ratio, self.keep)

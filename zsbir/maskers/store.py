@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from zsbir.errors import ZsbirError
 from zsbir.files import stamp
-from zsbir.maskers.base import Masker
+from zsbir.maskers.base import Masker, MaskRequest
 from zsbir.registry import spec_of
 from zsbir.store import Store
 
@@ -163,7 +163,7 @@ class MaskStore:
         objects = torch.from_numpy(np.stack(known)).to(device) if len(known) == len(waiting) else None
         names = [item.name for item in waiting.values()]
         with torch.no_grad():
-            keep: Tensor = self.masker(images, names, self.grid, None, objects)
+            keep: Tensor = self.masker(MaskRequest(images, names, self.grid, objects=objects))
         packed = np.packbits(keep.cpu().numpy(), axis=1)
         self._store.put((digest, row.tobytes()) for digest, row in zip(waiting, packed, strict=True))
         count = len(waiting)

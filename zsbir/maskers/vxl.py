@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zsbir.arguments import Count, Proportion
 from zsbir.clip import clip_tokenizer, create_clip, image_statistics
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers.base import Masker
-from zsbir.maskers.select import check_choice, choose
-from zsbir.maskers.surgery import check_tower, feature_surgery, surgery_tokens
+from zsbir.maskers._select import Ratio, choose, refuse_both
+from zsbir.maskers._surgery import check_tower, feature_surgery, surgery_tokens
+from zsbir.maskers.base import Masker, MaskRequest
 from zsbir.names import prompt_name
-from zsbir.types import Features
 
 
 @MASKERS.register("vxl")
@@ -32,7 +32,7 @@ class VxL(Masker):
             ViT-B/16, whose weights were trained with the quick GELU.
         weights: A pretrained tag of open_clip, such as ``"openai"``, or a local weights file. None: random weights,
             whose masks mean nothing; a warning says so at first use.
-        ratio: Share r of the patches that is masked; see `zsbir.maskers.select.choose` for the published count.
+        ratio: Share r of the patches that is masked; see PuXIM's page for the published count.
         keep: Number of patches to keep instead.
         threshold: Keep what exceeds it instead, in maps scaled to [0, 1].
         blocks: How many of the last blocks get the surgery path.
@@ -54,24 +54,18 @@ class VxL(Masker):
         self,
         model: str | Mapping[str, Any] = "ViT-B-16-quickgelu",
         weights: str | None = None,
-        ratio: float = 0.7,
-        keep: int | None = None,
-        threshold: float | None = None,
-        blocks: int = 6,
+        ratio: Ratio = 0.7,
+        keep: Count | None = None,
+        threshold: Proportion | None = None,
+        blocks: Count = 6,
         prompts: str | Sequence[str] = "word",
         generic: str = "a",
         norm: Literal["tokens", "features"] = "tokens",
-        image_size: int | None = None,
+        image_size: Count | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
     ) -> None:
         super().__init__()
-        check_choice(ratio, keep, threshold)
-        for name, value, allowed in (
-            ("norm", norm, ("tokens", "features")),
-            ("precision", precision, ("auto", "float32", "bfloat16")),
-        ):
-            if value not in allowed:
-                raise ZsbirError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+        refuse_both(keep, threshold)
         self.model, self.weights, self.blocks = model, weights, blocks
         self.ratio, self.keep, self.threshold = ratio, keep, threshold
         self.templates, self.generic = _templates(prompts), generic
@@ -86,7 +80,7 @@ class VxL(Masker):
         """The open_clip model, made at the first use.
 
         Raises:
-            ZsbirError: If its weights cannot be had, or its image tower does not suit.
+            ZsbirError: If its weights are neither here nor downloadable, or its image tower does not suit.
         """
         if not self._clip:
             if self.weights is None:
@@ -100,32 +94,18 @@ class VxL(Masker):
             self._clip.append(made)
         return self._clip[0]
 
-    def forward(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
-        """Return (B, N) bool, True = keep, of (B, 3, H, W) photos in [0, 1]; `features` and `objects` are not read."""
-        scores = self.heatmap(images, class_names, grid)
-        return choose(scores, self.ratio, self.keep, self.threshold)
+    def forward(self, request: MaskRequest) -> Tensor:
+        """Return (B, N) bool, True = keep, from the photos and their class names."""
+        return choose(self.heatmap(request), self.ratio, self.keep, self.threshold)
 
-    def heatmap(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def heatmap(self, request: MaskRequest) -> Tensor:
         """Return (B, N) float32: the similarity of each patch to its photo's class name."""
+        images, grid = request.images, request.grid
         # No autocast from outside: CLIP runs in its own dtype whatever the trainer's precision is.
         self._place(images.device)
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
             tokens = surgery_tokens(self.clip.visual, self._prepare(images, grid), self.blocks).float()
-            texts = self.text_features([self.generic, *class_names])
+            texts = self.text_features([self.generic, *request.class_names])
             pairs = torch.stack([texts[:1].expand(len(images), -1), texts[1:]], dim=1)
             maps = self.similarity(tokens, pairs)[:, 1:, 1]
         # Out of inference mode by a copy: such tensors cannot be saved for a backward pass.

@@ -41,7 +41,7 @@ from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss, reconstruction_loss, triplet_loss
 from zsbir.maskers import MASKERS
-from zsbir.maskers.base import Masker, masker_spec
+from zsbir.maskers.base import Masker, MaskRequest, masker_spec
 from zsbir.matchers.relation import InteractionDecoder, sequence
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
@@ -174,7 +174,7 @@ class PuXIM(Method):
             objects = torch.cat([batch.photo_object, batch.negative_object])
         attention = None if features.attention is None else features.attention[len(batch.sketch) :]
         of_photos = Features(features.vector[len(batch.sketch) :], None, features.grid, attention)
-        keep: Tensor = self.masker(photos, names, self.encoder.grid, of_photos, objects)
+        keep: Tensor = self.masker(MaskRequest(photos, names, self.encoder.grid, of_photos, objects))
         return keep
 
     def remember_weights(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from zsbir.data.base import Dataset
-from zsbir.maskers.base import Masker
-from zsbir.types import Features, Paths, Records, Split
+from zsbir.maskers.base import Masker, MaskRequest
+from zsbir.types import Paths, Records, Split
 
 
 class Checkerboard(Masker):
@@ -26,18 +25,11 @@ class Checkerboard(Masker):
         super().__init__()
         self.first = first
 
-    def forward(
-        self,
-        images: Tensor,
-        class_names: Sequence[str],
-        grid: tuple[int, int],
-        features: Features | None = None,
-        objects: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, request: MaskRequest) -> Tensor:
         """Return the same (B, N) board for every photo."""
-        rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+        rows, columns = torch.meshgrid(*map(torch.arange, request.grid), indexing="ij")
         board = ((rows + columns) % 2 == 0) == self.first
-        return board.flatten().expand(len(images), -1).to(images.device)
+        return board.flatten().expand(request.shape).to(request.images.device)
 
 
 class Shapes(Dataset):
