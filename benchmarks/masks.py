@@ -46,7 +46,8 @@ def evaluate(name: str, spec: dict[str, Any], photos: Any, names: list[str], obj
     pure = precision(keep, objects, GRID)
     return {
         "masker": name, "spec": spec, "precision": float(pure.mean()),
-        "precision_ci95": float(1.96 * pure.std() / len(pure) ** 0.5), "recall": float(recall(keep, objects, GRID).mean()),
+        "precision_ci95": float(1.96 * pure.std() / len(pure) ** 0.5),
+        "recall": float(recall(keep, objects, GRID).mean()),
         "kept": float(keep.float().mean()), "ms_per_photo": 1000 * (time.perf_counter() - began) / len(photos),
     }  # fmt: skip
 
@@ -84,8 +85,8 @@ def main() -> None:
     text = (
         f"# Mask quality on `openmoji`\n\n{args.photos} photos of unseen classes at {SIZE} px, 14 × 14 patches, "
         f"ratio 0.7 where a masker has one. The object covers {float(objects.float().mean()):.3f} of a photo: that is "
-        "the precision of chance. Pretrained weights of CLIP and of a ViT were not at hand where this was run, so `vxl` "
-        "and `attention` know no class here, and what they are above chance comes from patches that stand out in "
+        "the precision of chance. Pretrained weights of CLIP and of a ViT were not at hand where this was run, so "
+        "`vxl` and `attention` know no class here, and what they are above chance comes from patches that stand out in "
         "random features; `--clip-weights openai` measures the real masker.\n\n"
         + table(["masker", "precision (± 95 %)", "recall", "kept", "ms a photo"], lines)
     )

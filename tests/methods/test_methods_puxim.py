@@ -232,9 +232,9 @@ def test_masker_sees_photos_in_unit_range_and_their_names():
     seen = {}
 
     class Spy(MASKERS.get("none")):
-        def forward(self, images, class_names, grid, features=None, objects=None):
-            seen.update(images=images, names=list(class_names), grid=grid)
-            return super().forward(images, class_names, grid)
+        def forward(self, request):
+            seen.update(images=request.images, names=list(request.class_names), grid=request.grid)
+            return super().forward(request)
 
     method = zsbir.build("puxim", **{**TINY, "masker": with_spec(Spy())})
     batch = batch_of(2)
