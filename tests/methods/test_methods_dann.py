@@ -150,7 +150,7 @@ def test_frozen_features_are_computed_once_a_file_and_give_the_same_losses():
     for _ in range(3):
         terms, expected = method(a_batch(files=True, fixed=True)), plain(a_batch(files=True))
         assert all(torch.allclose(terms[k], expected[k], atol=1e-6) for k in expected)
-    assert len(calls) == 2  # one for the sketches, one for the photos, in the first step
+    assert len(calls) == 3  # sketches, positives and negatives, in the first step alone
 
 
 def test_frozen_without_a_head_is_refused():

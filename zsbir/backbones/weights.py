@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +18,11 @@ from zsbir.errors import ZsbirError
 T = TypeVar("T")
 
 
-def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors``, or from a PyTorch file without unpickling code.
+def read_tensors(file: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of ``.safetensors``, or of a PyTorch file without unpickling code.
+
+    Returns:
+        All tensors by name; those in mappings within the file have dotted names (``"state_dict.conv1.weight"``).
 
     Raises:
         ZsbirError: If the file is missing, cannot be read, or holds no tensors.
@@ -29,44 +35,120 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Training scripts keep their best accuracy as a NumPy number beside the weights.
+        with torch.serialization.safe_globals(_numpy_numbers()):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ZsbirError(f"the weights file {path} cannot be read: {error}") from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    tensors = dict(_tensors(state, ""))
     if not tensors:
         raise ZsbirError(f"the weights file {path} holds no tensors by name")
     return tensors
 
 
+def _tensors(state: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for key, value in state.items() if isinstance(state, Mapping) else ():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        else:
+            yield from _tensors(value, f"{prefix}{key}.")
+
+
+def _numpy_numbers() -> list[Any]:
+    rebuild: Any = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    named = [(f, f"numpy.{core}.multiarray.{f.__name__}") for f in (rebuild, scalar) for core in ("core", "_core")]
+    return [*named, np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """Read a network's weights by name, out of the file's ``state_dict`` or ``model`` if it has one.
+
+    Raises:
+        ZsbirError: As `read_tensors`.
+    """
+    tensors = read_tensors(file)
+    for key in ("state_dict.", "model_state_dict.", "model."):
+        inner = {name.removeprefix(key): tensor for name, tensor in tensors.items() if name.startswith(key)}
+        tensors = inner or tensors
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
 def load_weights(module: nn.Module, file: str | Path, skip: tuple[str, ...] = ()) -> None:
-    """Load a weights file into `module`, by name; or in order, where the names differ but every shape agrees.
+    """Load a weights file into `module`: by its names, by another layout's, or in order where every shape agrees.
+
+    Other layouts are those that timm knows of its models (Facebook's ConvNeXt, DINOv2, ...), and PuXIM's ViT.
 
     Args:
         module: What to fill.
         file: A file that `read_weights` reads.
-        skip: Prefixes of the file's names to leave out, such as a classifier that `module` does not have.
+        skip: Prefixes of the names to leave out, such as a classifier that `module` does not have.
 
     Raises:
-        ZsbirError: If neither way fits; the message names the first difference.
+        ZsbirError: If nothing fits; the message lists what differs.
     """
-    given = {k.removeprefix("module."): v for k, v in read_weights(file).items()}
-    given = {k: v for k, v in given.items() if not k.startswith(skip)} if skip else given
-    own = module.state_dict()
-    if set(own) <= set(given) and all(own[k].shape == given[k].shape for k in own):
-        module.load_state_dict({k: given[k] for k in own})
-        return
-    in_order = [v for k, v in given.items() if not k.endswith("num_batches_tracked")]
+    given, own = read_weights(file), module.state_dict()
+    for state in (given, vit_names(given), timm_names(module, given)):
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(skip)} if skip else state
+        if all(name in kept and kept[name].shape == tensor.shape for name, tensor in own.items()):
+            module.load_state_dict({name: kept[name] for name in own})
+            return
+    in_order = [v for k, v in given.items() if not k.endswith("num_batches_tracked") and not k.startswith(skip or "\0")]
     wanted = [k for k in own if not k.endswith("num_batches_tracked")]
     if len(in_order) >= len(wanted) and all(own[k].shape == v.shape for k, v in zip(wanted, in_order, strict=False)):
         module.load_state_dict(dict(zip(wanted, in_order, strict=False)), strict=False)
         return
-    missing = [k for k in own if k not in given]
-    shapes = [k for k in own if k in given and own[k].shape != given[k].shape]
-    first = f"it lacks {missing[0]!r} ({len(missing)} in all)" if missing else f"{shapes[0]!r} has another shape"
-    raise ZsbirError(f"the weights in {file} do not fit {type(module).__name__}: {first}")
+    raise ZsbirError(f"the weights in {file} do not fit {type(module).__name__}: {misfits(own, given)}")
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Say which of a module's tensors are missing in a file or have another shape there, and which are not its own."""
+    lists = {
+        "it lacks": [name for name in own if name not in given],
+        "of another shape are": [n for n, t in own.items() if n in given and given[n].shape != t.shape],
+        "unknown are": [name for name in given if name not in own],
+    }
+    said = [
+        f"{what} {', '.join(n[:3])}{f' and {len(n) - 3} more' if len(n) > 3 else ''}" for what, n in lists.items() if n
+    ]
+    return "; ".join(said)
+
+
+def timm_names(module: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under the names of a timm model, as timm converts other layouts; `given` where it does not."""
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(given if convert is None else convert(dict(given), module))
+    except KeyError:  # it looks shapes up by name: this is no layout that it knows
+        return dict(given)
+
+
+VIT = (
+    (r"cls", "cls_token"),
+    (r"pos_embedding", "pos_embed"),
+    (r"embedding\.", "patch_embed.proj."),
+    (r"scale\.seq\.", "patch_embed.proj.stem."),
+    (r"transformer\.encoder_norm\.", "norm."),
+    (r"transformer\.layers\.(\d+)\.0\.layer_norm_input\.", r"blocks.\1.norm1."),
+    (r"transformer\.layers\.(\d+)\.0\.layer_norm_out\.", r"blocks.\1.norm2."),
+    (r"transformer\.layers\.(\d+)\.0\.attention\.to_qkv\.", r"blocks.\1.attn.qkv."),
+    (r"transformer\.layers\.(\d+)\.0\.attention\.to_out\.0\.", r"blocks.\1.attn.proj."),
+    (r"transformer\.layers\.(\d+)\.0\.mlp\.net\.0\.", r"blocks.\1.mlp.fc1."),
+    (r"transformer\.layers\.(\d+)\.0\.mlp\.net\.3\.", r"blocks.\1.mlp.fc2."),
+)
+"""The layout of PuXIM's ViT (``ViT-B_16.pth``): how each name begins, and the beginning of timm's name."""
+
+
+def vit_names(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of PuXIM's ViT under timm's names; other tensors keep theirs."""
+
+    def renamed(name: str) -> str:
+        for pattern, new in VIT:
+            if re.match(pattern, name):
+                return re.sub(f"^{pattern}", new, name)
+        return name
+
+    return {renamed(name): tensor for name, tensor in given.items()}
 
 
 def fetch(make: Callable[[], T], what: str) -> T:

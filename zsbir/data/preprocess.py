@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -146,7 +145,7 @@ class Preprocess:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1]."""
-        mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (images.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std
 
 

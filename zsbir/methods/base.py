@@ -83,6 +83,7 @@ class Method(nn.Module, ModelHubMixin):
         has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
             must then look for them.
         select_from: The first epoch, from 0, whose checkpoint ``select_on="accuracy"`` may choose.
+        embeds_with: Its parts that embed: they must be whole in a released checkpoint.
         logged: Figures of the last step that are no losses (schedules, accuracies), by name; filled by `forward`.
         spec: What `METHODS.build` recorded.
     """
@@ -92,6 +93,7 @@ class Method(nn.Module, ModelHubMixin):
     matcher: str | Mapping[str, Any] = "cosine"
     has_unused_parameters: bool = False
     select_from: int = 0
+    embeds_with: tuple[str, ...] = ()
     spec: dict[str, Any]
 
     def __init__(self) -> None:
@@ -149,6 +151,14 @@ class Method(nn.Module, ModelHubMixin):
             return load(model_id)
         known = ("cache_dir", "force_download", "local_files_only", "token")
         return load(snapshot_download(model_id, revision=revision, **{k: options[k] for k in known if k in options}))
+
+    def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of the authors' checkpoint by this method's names, and remove them from `given`.
+
+        Args:
+            given: All tensors of the file by dotted name, see `zsbir.methods.released.load_released`.
+        """
+        raise ZsbirError(f"{type(self).__name__} has no released checkpoint that zsbir can read")
 
     def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
         """Return (C, C) weights for drawing the negative class (row: anchor), or None for uniform."""

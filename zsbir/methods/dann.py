@@ -17,7 +17,7 @@ Deviations from the release:
 - Images are normalised as the pretrained weights expect; the release scales to [0, 1] only: ``statistics="unit"``.
 - D gives logits (numerically safe) instead of a sigmoid's output. The three parts of a batch go through it together:
   one by one, as in the release, its BatchNorm takes out each domain's mean before D can see it
-  (``domain_batches="separate"``). The photos p and n go through their tower together.
+  (``domain_batches="separate"``).
 - ``published=True`` turns these three back.
 - With ``negatives=None`` the negative's class is uniform; the release reads word vectors that it does not contain.
 """
@@ -41,6 +41,7 @@ from zsbir.errors import ZsbirError
 from zsbir.losses import batch_triplet_loss, gradient_reversal, triplet_loss
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
+from zsbir.methods.released import take
 from zsbir.methods.reversal import DomainClassifier, DomainWatch, Schedule, reversal_strength
 from zsbir.types import Batch, Domain, Features
 
@@ -80,6 +81,7 @@ class DANN(Method):
     """
 
     matcher: str | Mapping[str, Any] = "euclidean"
+    embeds_with = ("photo", "sketch")
 
     def __init__(
         self,
@@ -137,13 +139,14 @@ class DANN(Method):
         if batch.negative is None or batch.negative_label is None:
             raise ZsbirError("dann trains on triplets: its recipe needs sampling='triplet'")
         names = batch.files if batch.fixed else {}
-        photo_names = [*names.get("photo", ()), *names.get("negative", ())]
         look = self.preprocess.normalise
+        # One by one, as released: BatchNorm sees each alone.
         sketch = self.sketch(look(batch.sketch), names.get("sketch"))
-        photos = self.photo(look(torch.cat([batch.photo, batch.negative])), photo_names)
-        positive, negative = photos.chunk(2)
+        positive = self.photo(look(batch.photo), names.get("photo"))
+        negative = self.photo(look(batch.negative), names.get("negative"))
         if self.batch_negatives:
             label = torch.cat([batch.photo_label, batch.negative_label])
+            photos = torch.cat([positive, negative])
             triplet = batch_triplet_loss(sketch, photos, batch.label, label, self.margin)
         else:
             triplet = triplet_loss(sketch, positive, negative, self.margin)
@@ -166,6 +169,14 @@ class DANN(Method):
         self.logged = {"lambda": self.strength, "domain_accuracy": accuracy}
         self.watch.add(accuracy, self.strength)
         return F.softplus(-logits[0]).mean() + F.softplus(-logits[1]).mean() + F.softplus(logits[2]).mean()
+
+    def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the towers and the domain classifier of the release's ``last.pth.tar``."""
+        return (
+            take(given, "image_model.net.", "photo.backbone.net.features.")
+            | take(given, "sketch_model.net.", "sketch.backbone.net.features.")
+            | take(given, "domain_model.net.", "domain.")
+        )
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Set λ."""

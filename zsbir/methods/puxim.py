@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
+from zsbir.backbones.weights import vit_names
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss, reconstruction_loss, triplet_loss
@@ -45,6 +46,7 @@ from zsbir.maskers.base import Masker, MaskRequest, masker_spec
 from zsbir.matchers.relation import InteractionDecoder, sequence
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
+from zsbir.methods.released import take
 from zsbir.types import Batch, Domain, Features
 
 
@@ -74,6 +76,7 @@ class PuXIM(Method):
             bicubic), see `zsbir.data.preprocess.Preprocess`.
     """
 
+    embeds_with = ("encoder",)
     recipe = Recipe(
         epochs=50,
         batch_size=32,
@@ -153,7 +156,8 @@ class PuXIM(Method):
     def _interact(self, tokens: Tensor) -> Tensor:
         sketch, *photos = tokens.chunk(3)
         assert self.interaction is not None
-        logits = self.interaction(torch.cat([sketch, sketch]), torch.cat(photos))
+        # One after the other: a decoder over the batch must not mix positives with negatives.
+        logits = torch.cat([self.interaction(sketch, photo) for photo in photos])
         label = torch.arange(2, device=logits.device).flip(0).repeat_interleave(len(sketch))
         self.logged["interaction_accuracy"] = (logits.detach().argmax(1) == label).float().mean()
         return F.cross_entropy(logits, label)
@@ -176,6 +180,17 @@ class PuXIM(Method):
         of_photos = Features(features.vector[len(batch.sketch) :], None, features.grid, attention)
         keep: Tensor = self.masker(MaskRequest(photos, names, self.encoder.grid, of_photos, objects))
         return keep
+
+    def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the encoder and the decoder of the release's ``best.pth``; its CLIP and unused layers are left."""
+        projection = "patch_embed.proj."
+        vit = vit_names(take(given, "network.vit.model."))
+        given |= take(vit, "mlp_head.", "network.vit.model.mlp_head.")
+        vit |= {f"{projection}patch.{k}": vit.pop(projection + k) for k in ("weight", "bias") if projection + k in vit}
+        state = take(vit, "", "encoder.vit.net.") | take(given, "network.decoder.fc.", "interaction.classify.")
+        for layer in range(4):
+            state |= take(given, f"network.decoder.encoder{layer + 1}.layers.0.", f"interaction.layers.{layer}.")
+        return state
 
     def remember_weights(self) -> None:
         """Give the masker the weights of its spec: a checkpoint is rebuilt without any, for embedding needs none."""

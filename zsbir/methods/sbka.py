@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsbir.arguments import NonNegative
+from zsbir.backbones.weights import timm_names
 from zsbir.data.preprocess import Preprocess
 from zsbir.data.semantic import semantic_prior
 from zsbir.errors import ZsbirError
@@ -34,6 +35,7 @@ from zsbir.losses import soft_cross_entropy
 from zsbir.methods import METHODS
 from zsbir.methods._sbka_net import PRESETS, Classifier
 from zsbir.methods.base import Method, Recipe
+from zsbir.methods.released import take
 from zsbir.types import Batch, Domain, Features
 
 
@@ -60,6 +62,7 @@ class SBKA(Method):
     """
 
     matcher: str | Mapping[str, Any] = {"name": "one-to-many", "subspaces": 2, "clusters": "auto"}
+    embeds_with = ("student",)
     has_unused_parameters: bool = True  # the teacher's head, up to the warm-up
 
     def __init__(
@@ -153,6 +156,12 @@ class SBKA(Method):
             {"params": [*self.student.parameters(), *self.head.parameters()]},
             {"params": list(self.teacher.head.parameters()), "lr": recipe.lr * share},
         ]
+
+    def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the student and its head over the seen classes, of the release's ``model_best.pth.tar``."""
+        net = take(given, "state_dict.module.")
+        head = take(net, "linear.", "head.")
+        return take(timm_names(self.student.net, net), "", "student.net.") | head
 
     def _prior(self) -> Tensor:
         """Return (C, labels): what is added to a target's logits, by class."""
