@@ -269,7 +269,7 @@ def test_a_handful_of_triplets_is_learned():
         optimizer.step()
         history.append({name: float(value.detach()) for name, value in terms.items()})
     for name in ("triplet", "reconstruction", "interaction"):
-        assert min(h[name] for h in history[-20:]) < 0.3 * history[0][name], name
+        assert min(h[name] for h in history[-20:]) < 0.5 * history[0][name], name
     assert float(method.logged["interaction_accuracy"]) == 1.0
 
 
