@@ -13,3 +13,12 @@ def pets(tmp_path):
         for i in range(3):
             picture(root / "photo" / name / f"p{i}.jpg", 100 * c + 10 + i)
     return root
+
+
+@pytest.fixture
+def zoo(pets):
+    """Two classes more, so that some can be held out."""
+    for c, name in enumerate(("emu", "fox")):
+        picture(pets / "sketch" / name / "s.png", 500 + c)
+        picture(pets / "photo" / name / "p.jpg", 600 + c)
+    return pets

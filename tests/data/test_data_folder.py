@@ -22,8 +22,8 @@ def test_seen_unseen_and_labels(pets):
     json.dumps(data.spec)
 
 
-def test_spec_rebuilds(pets):
-    data = build(pets, validation=1, seed=3)
+def test_spec_rebuilds(zoo):
+    data = build(zoo, validation=2, seed=3)
     again = DATASETS.build(data.spec)
     assert again.manifest_hash == data.manifest_hash
     assert again.spec == data.spec
@@ -35,18 +35,23 @@ def test_number_of_unseen_is_seeded(pets):
     assert len(chosen) > 1
 
 
-def test_validation_is_held_out_of_seen(pets):
-    data = build(pets, validation=1, seed=1)
-    assert len(data.validation.classes) == 1
+def test_validation_is_held_out_of_seen(zoo):
+    data = build(zoo, validation=2, seed=1)
+    assert len(data.validation.classes) == 2
     assert set(data.train.classes) | set(data.validation.classes) | set(data.test.classes) == {
         "cat",
         "cow",
         "dog",
         "hot-air_balloon",
+        "emu",
+        "fox",
     }
     assert not set(data.train.classes) & set(data.validation.classes)
-    with pytest.raises(ZsbirError, match="2 must be left"):
-        build(pets, validation=2)
+    for number in (1, 4, 0.2, -1, -0.5):  # one class, one left, one class, and less than none
+        with pytest.raises(ZsbirError, match=f"validation={number} .* at least 2 .* or give 0"):
+            build(zoo, validation=number)
+    assert build(zoo, validation=0.4, seed=1).validation.classes == data.validation.classes
+    assert len(build(zoo).validation.classes) == 0  # of 5 seen classes none can be spared
 
 
 def test_held_out_images(pets):
@@ -154,7 +159,7 @@ def broken_two_names(root):
 
 
 def broken_hold_out(root):
-    return {"hold_out": 1.5}, "share"
+    return {"hold_out": 1.5}, "hold_out=1.5 must be a number in .0, 1"
 
 
 @pytest.mark.parametrize("spoil", [value for name, value in sorted(globals().items()) if name.startswith("broken_")])

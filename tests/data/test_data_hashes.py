@@ -76,7 +76,8 @@ def test_few_files_are_not_remembered(files, tmp_path, monkeypatch):
 
 def test_other_contents_than_the_split_file_was_written_for_are_said(pets, tmp_path):
     data = DATASETS.build("folder", root=pets, unseen=1)
-    written = write_manifest(data, tmp_path / "split.json")
+    written = data.manifest()
+    write_manifest(written, tmp_path / "split.json")
     assert written["sha256"] == data.manifest_hash
     photo = next((pets / "photo").rglob("*.*"))
     content = photo.read_bytes()

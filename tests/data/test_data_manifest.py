@@ -4,14 +4,15 @@ import json
 import pytest
 
 from zsbir.data import DATASETS
-from zsbir.data.manifest import digest, write_manifest
+from zsbir.data.manifest import difference, digest, write_manifest
 from zsbir.errors import ZsbirError
 
 
 @pytest.fixture
-def written(pets, tmp_path):
-    data = DATASETS.build("folder", root=pets, unseen=1, seed=4, validation=1, hold_out=0.5)
-    return data, tmp_path / "split.json", write_manifest(data, tmp_path / "split.json")
+def written(zoo, tmp_path):
+    data = DATASETS.build("folder", root=zoo, unseen=1, seed=4, validation=2, hold_out=0.5)
+    write_manifest(data.manifest(), tmp_path / "split.json")
+    return data, tmp_path / "split.json", data.manifest()
 
 
 def test_split_file_gives_the_same_dataset(pets, written):
@@ -43,12 +44,12 @@ def test_hash_is_the_sha256_of_the_canonical_json(written):
 
 def test_hash_depends_on_files_and_classes_only(pets, written, tmp_path):
     data, _, _ = written
-    same = DATASETS.build("folder", root=pets, unseen=data.test.classes, seed=4, validation=1, hold_out=0.5)
+    same = DATASETS.build("folder", root=pets, unseen=data.test.classes, seed=4, validation=2, hold_out=0.5)
     assert same.manifest_hash == data.manifest_hash
     other = DATASETS.build("folder", root=pets, unseen=2, seed=4)
     assert other.manifest_hash != data.manifest_hash
     moved = pets.rename(tmp_path / "elsewhere")
-    there = DATASETS.build("folder", root=moved, unseen=1, seed=4, validation=1, hold_out=0.5)
+    there = DATASETS.build("folder", root=moved, unseen=1, seed=4, validation=2, hold_out=0.5)
     assert there.manifest_hash == data.manifest_hash
 
 
@@ -96,3 +97,39 @@ def test_a_split_file_cannot_lead_out_of_the_root(pets, written, tmp_path):
     (tmp_path / "evil.json").write_text(json.dumps(body))
     with pytest.raises(ZsbirError, match="lead out"):
         DATASETS.build("folder", root=pets, split=tmp_path / "evil.json")
+
+
+def test_a_split_file_is_not_overwritten(written):
+    data, path, _ = written
+    before = path.read_bytes()
+    with pytest.raises(ZsbirError, match=r"split.json exists and is not overwritten"):
+        write_manifest(data.manifest(), path)
+    assert path.read_bytes() == before
+
+
+def test_damaged_split_files_give_one_sentence(pets, written, tmp_path):
+    _, _, manifest = written
+    spoilt = []
+    for change in ({"classes": 3}, {"files": []}, {"classes": {"train": "cat"}}, {"files": {"sketch": 1, "photo": 2}}):
+        body = {**manifest, **change}
+        spoilt.append(json.dumps({**body, "sha256": digest(body)}))
+    for text in (*spoilt, "[" * 200_000, '{"a":' * 100_000, "\ufffd", '{"format": NaN}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ZsbirError, match=r"bad\.json"):
+            DATASETS.build("folder", root=pets, split=tmp_path / "bad.json")
+
+
+def test_difference_says_what_changed(zoo, written):
+    data, _, old = written
+    arguments = {"root": zoo, "unseen": 1, "seed": 4, "validation": 2, "hold_out": 0.5}
+    assert difference(old, DATASETS.build("folder", **arguments).manifest()) is None
+    swapped = difference(old, DATASETS.build("folder", **{**arguments, "seed": 5}).manifest())
+    assert "test lacks" in swapped
+    assert "moved to another class" in swapped
+    photo = zoo / data.test.photos.paths[0]
+    content = photo.read_bytes()
+    photo.write_bytes(content + b"x")
+    assert difference(old, DATASETS.build("folder", **arguments).manifest()) == "files have other contents"
+    photo.unlink()
+    gone = difference(old, DATASETS.build("folder", **arguments).manifest())
+    assert gone == f"1 files are gone ({data.test.photos.paths[0]})"

@@ -40,7 +40,7 @@ def test_class_lists():
 @pytest.mark.parametrize("source", ["lists", "folders"])
 def test_both_sources_give_the_same_files(tmp_path, name, source):
     benchmark_tree(tmp_path, name, lists=LISTS[name])
-    data = DATASETS.build(name, root=tmp_path, source=source)
+    data = DATASETS.build(name, root=tmp_path, source=source, validation=0)
     seen, unseen = published(name)["seen"], published(name)["unseen"]
     assert data.test.classes == tuple(unseen)
     assert data.train.classes == tuple(own for own in seen if own not in unseen)
@@ -85,18 +85,18 @@ def test_right_numbers_are_not_reported(tmp_path):
 
 def test_ambiguity_strict_and_as_published(tmp_path):
     benchmark_tree(tmp_path, "sketchy-ambiguity", lists="zeroshot2")
-    strict = DATASETS.build("sketchy-ambiguity", root=tmp_path)
+    strict = DATASETS.build("sketchy-ambiguity", root=tmp_path, validation=0)
     assert not set(strict.train.classes) & set(strict.test.classes)
     assert len(strict.train.classes) == 41
     assert len(strict.train.photos) == 82
     assert not any("not zero-shot" in note for note in strict.notes)
-    kept = DATASETS.build("sketchy-ambiguity", root=tmp_path, as_published=True)
+    kept = DATASETS.build("sketchy-ambiguity", root=tmp_path, validation=0, as_published=True)
     assert kept.notes[0] == "not zero-shot: 9 test classes seen"
     assert len(kept.train.classes) == 50
     assert len(kept.train.photos) == 100
     # The sketch list is that of sketchy-25: its other classes are left out, and that is said.
     assert any("59 classes" in note for note in kept.notes)
-    folders = DATASETS.build("sketchy-ambiguity", root=tmp_path, as_published=True, source="folders")
+    folders = DATASETS.build("sketchy-ambiguity", root=tmp_path, validation=0, as_published=True, source="folders")
     assert len(folders.train.sketches) == 50
 
 
@@ -110,8 +110,8 @@ def test_plain_download_without_ready_and_with_renames(tmp_path):
     extended = tmp_path / "EXTEND_image_sketchy/cow"
     extended.mkdir(parents=True)
     (extended / "ext_1.jpg").write_bytes(b"x")
-    lists = DATASETS.build("sketchy-25", root=tmp_path)
-    folders = DATASETS.build("sketchy-25", root=tmp_path, source="folders")
+    lists = DATASETS.build("sketchy-25", root=tmp_path, validation=0)
+    folders = DATASETS.build("sketchy-25", root=tmp_path, validation=0, source="folders")
     assert len(lists.train.photos) == 200
     assert len(folders.train.photos) == 201
     assert "hot-air_balloon" in lists.train.classes
@@ -175,3 +175,14 @@ def test_read_list_lines(tmp_path):
     paths, numbers = read_list(path)
     assert paths == ["png_ready/person sitting/1.png", "ambiguity/ant/ext_107.jpg", "a/b c/d 2.png", "a/no number.png"]
     assert numbers.tolist() == [12, 0, 7, -1]
+
+
+@pytest.mark.parametrize(("name", "held"), [("sketchy-25", 10), ("sketchy-ambiguity", 4), ("tuberlin-30", 22)])
+def test_a_tenth_of_the_seen_classes_is_held_out_unless_told_otherwise(tmp_path, name, held):
+    benchmark_tree(tmp_path, name)
+    data = DATASETS.build(name, root=tmp_path)
+    everything = DATASETS.build(name, root=tmp_path, validation=0)
+    assert len(data.validation.classes) == held
+    assert set(data.validation.classes) | set(data.train.classes) == set(everything.train.classes)
+    assert everything.validation.classes == ()
+    assert f"validation: {held} classes with" in repr(data)

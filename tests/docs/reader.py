@@ -35,8 +35,8 @@ def files(root: Path) -> None:
             draw(root / "flat" / "photos" / f"{name}_{number}.png", kind, number + 4, True)
         draw(root / "my-photos" / f"{name}.jpg", kind, 0, True)
     shutil.copytree(root / "my-data", root / "pets")
-    dataset = zsbir.DATASETS.build("folder", root=str(root / "my-data"), unseen="giraffe,horse", validation=1)
-    write_manifest(dataset, root / "split.json")
+    dataset = zsbir.DATASETS.build("folder", root=str(root / "my-data"), unseen="giraffe,horse", validation=2)
+    write_manifest(dataset.manifest(), root / "split.json")
     shutil.copytree(root / "my-photos", root / "PHOTOS")
     shutil.copy(root / "my-data/sketch/cat/0.png", root / "sketch.png")
     for name in ("new.jpg", "old.jpg"):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -33,6 +35,16 @@ def shapes_root(tmp_path_factory):
             folder.mkdir(parents=True)
             for i in range(6):
                 draw(name, None if domain == "sketch" else colour, i).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def five_shapes_root(shapes_root, tmp_path_factory):
+    """A class more, so that two can be held out."""
+    root = tmp_path_factory.mktemp("five") / "shapes"
+    shutil.copytree(shapes_root, root)
+    for domain in ("sketch", "photo"):
+        shutil.copytree(root / domain / "bar", root / domain / "line")
     return root
 
 

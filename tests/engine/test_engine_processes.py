@@ -18,7 +18,7 @@ SCRIPT = textwrap.dedent(
     root, out, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    data = zsbir.DATASETS.build("folder", root=root, unseen="bar", validation=1)
+    data = zsbir.DATASETS.build("folder", root=root, unseen="bar", validation=2)
     method = zsbir.build("puxim", backbone={"name": "vit_tiny_patch16_224", "image_size": 32}, masker="none")
     for module in method.modules():  # each process draws its own dropout, so the sums could not agree
         if isinstance(module, torch.nn.Dropout):
@@ -51,11 +51,11 @@ def losses():
     return read
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(shapes_root, tmp_path, losses):
+def test_two_processes_equal_one_with_the_doubled_batch(five_shapes_root, tmp_path, losses):
     script = str(tmp_path / "train.py")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29537"]
-    two = _run([*torchrun, script, str(shapes_root), str(tmp_path / "two"), "3"], tmp_path)
-    one = _run([sys.executable, script, str(shapes_root), str(tmp_path / "one"), "6"], tmp_path)
+    two = _run([*torchrun, script, str(five_shapes_root), str(tmp_path / "two"), "3"], tmp_path)
+    one = _run([sys.executable, script, str(five_shapes_root), str(tmp_path / "one"), "6"], tmp_path)
     assert [row[:2] for row in two] == [[2, 0], [2, 1]]
     assert [row[:2] for row in one] == [[1, 0]]
     assert two[0][2] == two[1][2] == pytest.approx(one[0][2], abs=1e-5)

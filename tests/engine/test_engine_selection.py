@@ -56,8 +56,8 @@ def test_accuracy_needs_a_classifier_and_held_out_sketches(shapes, held_out, sma
         Selection(sbka(shapes, 0), shapes, "accuracy")
 
 
-def test_patience_counts_scores_without_a_better_one(shapes_root, small_dann):
-    data = zsbir.DATASETS.build("folder", root=shapes_root, unseen="bar", validation=1)
+def test_patience_counts_scores_without_a_better_one(five_shapes_root, small_dann):
+    data = zsbir.DATASETS.build("folder", root=five_shapes_root, unseen="bar", validation=2)
     selection = Selection(small_dann(), data, "validation", every=2, patience=2)
     assert [selection.due(n) for n in range(1, 5)] == [False, True, False, True]
     assert selection.offer(0.5, 2)

@@ -56,8 +56,8 @@ def test_workers_do_not_change_the_run(shapes, small_dann, recipe, tmp_path, row
     assert rows(tmp_path / "0") == rows(tmp_path / "2")
 
 
-def test_best_is_chosen_on_held_out_seen_classes(shapes_root, small_dann, recipe, tmp_path, rows):
-    data = zsbir.DATASETS.build("folder", root=shapes_root, unseen="bar", validation=1)
+def test_best_is_chosen_on_held_out_seen_classes(five_shapes_root, small_dann, recipe, tmp_path, rows):
+    data = zsbir.DATASETS.build("folder", root=five_shapes_root, unseen="bar", validation=2)
     trainer = Trainer(small_dann(), data, recipe=recipe, out=tmp_path / "run", workers=0, progress=False)
     trainer.fit()
     scores = [row["validation_mAP@all"] for row in rows(tmp_path / "run") if "validation_mAP@all" in row]

@@ -118,7 +118,7 @@ def split(
     root: Path,
     unseen: str | None = None,
     seed: int = 0,
-    validation: float = 0,
+    validation: float | None = None,
     output: Annotated[Path, arg(aliases=["-o"])] = Path("split.json"),
     dataset: str = "folder",
 ) -> None:
@@ -128,15 +128,17 @@ def split(
         root: The data set's folder; the file names are relative to it.
         unseen: Test classes: names with commas, or how many to draw (data set `folder`).
         seed: Seed of the choice.
-        validation: Seen classes to hold out for model selection: a number, or a share below 1.
+        validation: Seen classes to hold out for model selection: a number, or a share below 1; 0: none; default: a
+            tenth, where there are at least 10.
         output: The file to write.
         dataset: Any data set's name, to write down what it has.
     """
     from zsbir.cli._options import build_dataset
     from zsbir.data.manifest import write_manifest
 
-    built = build_dataset(dataset, root, unseen, validation or None, more={"seed": seed})
-    manifest = write_manifest(built, output)
+    built = build_dataset(dataset, root, unseen, validation, more={"seed": seed})
+    manifest = built.manifest()
+    write_manifest(manifest, output)
     for part, names in manifest["classes"].items():
         count = {domain: sum(map(len, files[part].values())) for domain, files in manifest["files"].items()}
         print(f"{part}: {len(names)} classes, {count['sketch']:,} sketches, {count['photo']:,} photos")

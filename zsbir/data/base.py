@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from zsbir.arguments import Range
+from zsbir.data.manifest import describe
+from zsbir.data.strokes import StrokeStyle, open_image
 from zsbir.errors import ZsbirError
 from zsbir.types import Paths, Records, Split
 
+DEFAULT_SHARE, DEFAULT_FROM = 0.1, 10
+"""The share of the seen classes that are held out unless the user says otherwise, and from how many on."""
 CHANGED = "the files' contents are not those that the split file was written for: results on them are not comparable"
+
+
+Part = Annotated[float, Range(0, 1, without=("high",))]
+"""A share of the images: 0 to below 1."""
 
 
 class Dataset:
@@ -24,13 +33,15 @@ class Dataset:
     Args:
         seen: The training part, with all seen classes.
         unseen: The test part.
-        validation: Which seen classes to hold out for model selection: a number, a share below 1, or their names.
+        validation: Which seen classes to hold out for model selection: a number (0: none, as the published methods
+            train), a share below 1, or their names; None: a tenth of them, where there are at least 10.
         seed: Seed of that choice, and of the images held out.
         notes: See below.
         allow_overlap: Keep classes that are both seen and unseen; the subclass must say so in `notes`.
         hold_out: Share of the images of each training class to keep out of training, or the split of them: they are
             `seen_test`, for the generalised setting and for model selection by classification.
         expected_hash: The manifest's hash where the dataset was opened by a split file; another one gives a warning.
+        style: How drawings given as strokes are rasterised.
 
     Raises:
         ZsbirError: If a class is both seen and unseen (named), or too few classes are left to train on.
@@ -48,18 +59,19 @@ class Dataset:
         self,
         seen: Split,
         unseen: Split,
-        validation: int | float | Sequence[str] = 0,
+        validation: int | float | Sequence[str] | None = 0,
         seed: int = 0,
         notes: tuple[str, ...] = (),
         allow_overlap: bool = False,
         hold_out: float | Split = 0.0,
         expected_hash: str | None = None,
+        style: StrokeStyle | None = None,
     ) -> None:
         overlap = sorted(set(seen.classes) & set(unseen.classes))
         if overlap and not allow_overlap:
             raise ZsbirError(f"{len(overlap)} classes are both seen and unseen: {', '.join(overlap)}")
         self.notes = notes
-        chosen = _held_out_classes(seen.classes, validation, seed)
+        chosen = held_out_classes(seen.classes, validation, seed)
         self._train = subset(seen, ~chosen)
         self._validation = subset(seen, chosen)
         self._test = unseen
@@ -69,6 +81,21 @@ class Dataset:
             self._train, self._seen_test = _hold_out_images(self._train, hold_out, seed)
         self._manifest_hash: str | None = None
         self._expected_hash = expected_hash
+        self._style = style or StrokeStyle()
+        if self._style != StrokeStyle():
+            self.variant = repr(self._style)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {', '.join(self._counts())}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{type(self).__name__}</p><ul>{''.join(f'<li>{line}</li>' for line in self._counts())}</ul>"
+
+    def _counts(self) -> list[str]:
+        return [
+            f"{part}: {len(split.classes)} classes with {len(split.sketches):,} sketches, {len(split.photos):,} photos"
+            for part, split in self.parts.items()
+        ]
 
     @property
     def train(self) -> Split:
@@ -77,7 +104,7 @@ class Dataset:
 
     @property
     def validation(self) -> Split:
-        """The held-out seen classes; empty if ``validation=0``."""
+        """The held-out seen classes; empty if there are none."""
         return self._validation
 
     @property
@@ -98,8 +125,6 @@ class Dataset:
 
     def manifest(self) -> dict[str, Any]:
         """Return the classes and files of every part with their SHA-256, as ``zsbir datasets split`` writes them."""
-        from zsbir.data.manifest import describe
-
         return describe(self.parts)
 
     @property
@@ -122,43 +147,47 @@ class Dataset:
 
     def open(self, record: str) -> Image.Image:
         """Return one image by its full path (``Records.file``) as RGB; subclasses that make images override it."""
-        from zsbir.data.images import load_image
-
-        return load_image(record)
+        return open_image(record, self._style)
 
     def object_mask(self, record: str) -> npt.NDArray[np.bool_] | None:
         """Return (H, W) bool, True on the object of a photo, or None where the dataset does not know it."""
         return None
 
 
-def subset(split: Split, keep: npt.NDArray[np.bool_]) -> Split:
-    """Return the classes of `split` where `keep` (C,) is true, renumbered from 0 in the same order."""
-    new_label = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int64)
+def subset(split: Split, chosen: npt.NDArray[np.bool_]) -> Split:
+    """Return the classes of `split` where `chosen` (C,) is true, renumbered from 0 in the same order."""
+    new_label = np.where(chosen, np.cumsum(chosen) - 1, -1).astype(np.int64)
 
     def part(records: Records) -> Records:
-        return records.where(keep[records.labels], new_label)
+        return records.where(chosen[records.labels], new_label)
 
-    names = tuple(name for name, kept in zip(split.classes, keep, strict=True) if kept)
+    names = tuple(name for name, wanted in zip(split.classes, chosen, strict=True) if wanted)
     return Split(part(split.sketches), part(split.photos), names)
 
 
-def _held_out_classes(
-    classes: tuple[str, ...], validation: int | float | Sequence[str], seed: int
+def held_out_classes(
+    classes: tuple[str, ...], validation: int | float | Sequence[str] | None, seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Return (C,) bool, True for the validation classes."""
+    """Return (C,) bool, True for the validation classes; see `Dataset` for what `validation` may be."""
+    total = len(classes)
     if isinstance(validation, Sequence):
         unknown = sorted(set(validation) - set(classes))
         if unknown:
             raise ZsbirError(f"the validation classes {', '.join(unknown)} are no seen classes")
-        return np.array([name in set(validation) for name in classes], dtype=bool)
-    total = len(classes)
-    held = round(total * validation) if isinstance(validation, float) and validation < 1 else int(validation)
-    if held < 0 or (held and total - held < 2):
+        chosen = np.isin(classes, list(validation))
+    else:
+        if validation is None:
+            count = max(2, round(total * DEFAULT_SHARE)) if total >= DEFAULT_FROM else 0
+        else:
+            count = round(total * validation) if isinstance(validation, float) and validation < 1 else int(validation)
+        chosen = np.zeros(total, dtype=bool)
+        chosen[np.random.default_rng(seed).permutation(total)[: max(count, 0)]] = True
+    held = int(chosen.sum())
+    if held == 1 or (held and total - held < 2) or (isinstance(validation, (int, float)) and validation < 0):
         raise ZsbirError(
-            f"validation={validation} holds out {held} of {total} seen classes; 2 must be left to train on"
+            f"validation={validation} holds out {held} of {total} seen classes: hold out at least 2 (every photo is "
+            "right for a single class) and leave at least 2 to train on, or give 0 to hold out none"
         )
-    chosen = np.zeros(total, dtype=bool)
-    chosen[np.random.default_rng(seed).permutation(total)[:held]] = True
     return chosen
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from zsbir.arguments import Count, Natural, Positive, close_matches
 from zsbir.data import DATASETS
-from zsbir.data.base import Dataset
+from zsbir.data.base import Dataset, Part
 from zsbir.data.manifest import read_manifest
 from zsbir.data.scan import (
     PHOTO_FOLDERS,
@@ -22,10 +22,9 @@ from zsbir.data.scan import (
     records_of,
     scan_classes,
 )
-from zsbir.data.strokes import StrokeStyle, open_image
+from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
 from zsbir.names import canonical
-from zsbir.registry import close_matches
 from zsbir.types import Domain, Paths, Split
 
 
@@ -41,10 +40,10 @@ class FolderDataset(Dataset):
         root: The folder that holds both domain folders.
         unseen: The test classes: names, names in one string with commas, or how many to draw with `seed`. If it is
             left out, ``test_labels.txt`` (one class a line) in `root` or beside it is used.
-        validation: How many seen classes to hold out for model selection: a number, or a share below 1.
+        validation: How many seen classes to hold out for model selection, see `Dataset`.
         seed: Seed of both choices.
-        split: A split file of ``zsbir datasets split``: it gives classes and files, so `unseen`, `validation` and
-            `seed` and `hold_out` must be left out.
+        split: A split file of ``zsbir datasets split``, which says all that `unseen`, `validation`, `seed` and
+            `hold_out` say: leave them out.
         hold_out: Share of each training class's images to keep out of training (`seen_test`).
         stroke_size: Side in pixels at which SVG and QuickDraw drawings are rasterised.
         line_width: Width of their lines in pixels at that size (SVG: only where given, their own otherwise).
@@ -61,23 +60,19 @@ class FolderDataset(Dataset):
         self,
         root: str | Path,
         unseen: str | Sequence[str] | int = (),
-        validation: int | float = 0,
-        seed: int = 0,
+        validation: int | float | None = None,
+        seed: Natural = 0,
         split: str | Path | None = None,
-        hold_out: float = 0.0,
-        stroke_size: int = 256,
-        line_width: float | None = None,
+        hold_out: Part = 0.0,
+        stroke_size: Count = 256,
+        line_width: Positive | None = None,
     ) -> None:
-        self._style = StrokeStyle(stroke_size, line_width)
-        self.variant = "" if self._style == StrokeStyle() else repr(self._style)
         root = existing_folder(root)
+        style = StrokeStyle(stroke_size, line_width)
         self.skipped: Skipped = []
         if split is not None:
-            if unseen or validation or seed or hold_out:
-                raise ZsbirError(
-                    f"the split {split} names the unseen classes: leave out unseen, validation, seed and hold_out"
-                )
-            super().__init__(**read_manifest(split, root).parts())
+            given = {"unseen": unseen, "validation": validation, "seed": seed, "hold_out": hold_out}
+            super().__init__(**read_manifest(split, root, **given), style=style)
             return
         sketches, photos = find_pair(root)
         self.skipped = sketches.skipped + photos.skipped
@@ -86,17 +81,8 @@ class FolderDataset(Dataset):
         if len(chosen) >= len(names):
             raise ZsbirError(f"all {len(names)} classes of {root} are unseen, none is left to train on: name fewer")
         seen = tuple(name for name in names if name not in chosen)
-        super().__init__(
-            make_split(root, sketches, photos, seen),
-            make_split(root, sketches, photos, chosen),
-            validation,
-            seed,
-            hold_out=hold_out,
-        )
-
-    def open(self, record: str) -> Image.Image:
-        """Return one image as RGB; drawings given as strokes are rasterised as the constructor says."""
-        return open_image(record, self._style)
+        seen_split, unseen_split = (make_split(root, sketches, photos, classes) for classes in (seen, chosen))
+        super().__init__(seen_split, unseen_split, validation, seed, hold_out=hold_out, style=style)
 
 
 def existing_folder(root: str | Path) -> Path:

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,41 +27,9 @@ from zsbir.data.hashes import content_hash
 from zsbir.errors import ZsbirError
 from zsbir.types import Domain, Paths, Records, Split
 
-if TYPE_CHECKING:
-    from zsbir.data.base import Dataset
-
 FORMAT = "zsbir-split-2"
 PARTS = ("train", "validation", "test")
 DOMAINS: tuple[Domain, ...] = ("sketch", "photo")
-
-
-@dataclass(frozen=True, eq=False)
-class Manifest:
-    """A split file that was read, under the root its files are relative to.
-
-    Attributes:
-        root: The dataset's folder.
-        splits: ``"train"``, ``"validation"``, ``"test"``, and ``"seen_test"`` where the file has it.
-        sha256: The manifest's hash, 64 hexadecimal digits.
-    """
-
-    root: Path
-    splits: Mapping[str, Split]
-    sha256: str
-
-    def parts(self) -> dict[str, Any]:
-        """Return the arguments of `zsbir.data.base.Dataset`."""
-        train, held = self.splits["train"], self.splits["validation"]
-        sketches, photos = (_both(train.of(domain), held.of(domain), len(train.classes)) for domain in DOMAINS)
-        seen = Split(sketches, photos, train.classes + held.classes)
-        hold_out: float | Split = self.splits.get("seen_test", 0.0)
-        return {
-            "seen": seen,
-            "unseen": self.splits["test"],
-            "validation": held.classes,
-            "hold_out": hold_out,
-            "expected_hash": self.sha256,
-        }
 
 
 def describe(splits: Mapping[str, Split]) -> dict[str, Any]:
@@ -90,19 +57,58 @@ def _all_files(splits: Mapping[str, Split]) -> tuple[Path, list[str]]:
     return held[0].root, [path for records in held for path in records.paths]
 
 
-def write_manifest(dataset: Dataset, file: str | Path) -> dict[str, Any]:
-    """Write a dataset's manifest for ``split=FILE`` and return it.
+def write_manifest(manifest: Mapping[str, Any], file: str | Path) -> None:
+    """Write `Dataset.manifest()` for ``split=FILE``.
 
     Raises:
-        ZsbirError: If the file cannot be written.
+        ZsbirError: If the file is there already or cannot be written.
     """
-    manifest, path = dataset.manifest(), Path(file)
+    path = Path(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(manifest, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(json.dumps(manifest, indent=0, sort_keys=True) + "\n")
+    except FileExistsError:
+        raise ZsbirError(f"the split file {path} exists and is not overwritten: give another name") from None
     except OSError as error:
         raise ZsbirError(f"cannot write the split file {path}: {error.strerror}") from None
-    return manifest
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Return what changed from one manifest to another in a few words, or None if they are equal."""
+    if old["sha256"] == new["sha256"]:
+        return None
+    before, after = _flat(old), _flat(new)
+    changes = []
+    for part in dict.fromkeys((*old["classes"], *new["classes"])):
+        lost, added = (
+            sorted(set(one["classes"].get(part, ())) - set(other["classes"].get(part, ())))
+            for one, other in ((old, new), (new, old))
+        )
+        changes += [f"{part} lacks {_some(lost)}"] if lost else []
+        changes += [f"{part} has {_some(added)} besides"] if added else []
+    for names, what in (
+        (before.keys() - after.keys(), "are gone"),
+        (after.keys() - before.keys(), "are new"),
+        ({name for name in before.keys() & after.keys() if before[name] != after[name]}, "moved to another class"),
+    ):
+        changes += [f"{len(names):,} files {what} ({_some(sorted(names))})"] if names else []
+    return "; ".join(changes) or "files have other contents"
+
+
+def _flat(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return each file's part and class."""
+    return {
+        file: (part, name)
+        for parts in manifest["files"].values()
+        for part, classes in parts.items()
+        for name, files in classes.items()
+        for file in files
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def digest(body: Mapping[str, Any]) -> str:
@@ -112,23 +118,29 @@ def digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def read_manifest(file: str | Path, root: Path) -> Manifest:
+def read_manifest(file: str | Path, root: Path, **given: Any) -> dict[str, Any]:
     """Read a split file.
 
     Args:
         file: What ``zsbir datasets split`` wrote.
         root: The folder its file names are relative to.
+        **given: What a dataset was given beside the split file; all must be empty.
+
+    Returns:
+        The arguments of `zsbir.data.base.Dataset`.
 
     Raises:
         ZsbirError: If it is missing, no split file, edited since it was written, leads out of `root`, or names files
-            that are not there.
+            that are not there; or if something was given that the split file already says.
     """
+    if any(given.values()):
+        raise ZsbirError(f"the split {file} says what is seen and held out: leave out {', '.join(given)}")
     path = Path(file)
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ZsbirError(f"cannot read the split file {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ZsbirError(f"the split file {path} is not JSON: {error}") from None
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ZsbirError(f"{path} is not a split file of `zsbir datasets split` (format {FORMAT})")
@@ -138,14 +150,22 @@ def read_manifest(file: str | Path, root: Path) -> Manifest:
         )
     try:
         splits = {part: _split(root, body, part) for part in body["classes"] | dict.fromkeys(PARTS)}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ZsbirError(f"the split file {path} is incomplete: {error!r} is missing; write it anew") from None
     missing = [str(name) for split in splits.values() for d in DOMAINS for name in _absent(split.of(d))]
     if missing:
         raise ZsbirError(
             f"{len(missing)} files of the split {path} are not under {root}, the first is {missing[0]}: check the root"
         )
-    return Manifest(root, splits, str(body["sha256"]))
+    train, held = splits["train"], splits["validation"]
+    sketches, photos = (_both(train.of(domain), held.of(domain), len(train.classes)) for domain in DOMAINS)
+    return {
+        "seen": Split(sketches, photos, train.classes + held.classes),
+        "unseen": splits["test"],
+        "validation": held.classes,
+        "hold_out": splits.get("seen_test", 0.0),
+        "expected_hash": str(body["sha256"]),
+    }
 
 
 def _split(root: Path, body: Mapping[str, Any], part: str) -> Split:

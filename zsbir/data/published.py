@@ -1,4 +1,14 @@
-"""The published benchmark splits: their list files and their plain class folders, read to the same result."""
+"""The published benchmark splits: their list files and their plain class folders, read to the same result.
+
+Where the images of a root may lie, each also as ``sketches/CLASS`` and ``photos/CLASS``, and ``zeroshot*/`` with lists:
+
+- Sketchy (Sangkloy et al., 2016) with the extended photos (Liu et al., 2017):
+  ``256x256/sketch/tx_000000000000[_ready]/CLASS``, ``256x256/photo/tx_000000000000[_ready]/CLASS`` and
+  ``EXTEND_image_sketchy[_ready]/CLASS``.
+- TU-Berlin (Eitz et al., 2012) with the extended photos: ``png[_ready]/CLASS``, ``ImageResized[_ready]/CLASS``.
+- QuickDraw-Extended (Dey et al., 2019): ``sketches/CLASS`` or ``sketches/CLASS.ndjson`` (as Google gives them),
+  ``images/CLASS``.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +18,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from PIL import Image
 
-from zsbir.data.base import Dataset, subset
+from zsbir.arguments import Count, Natural, Positive
+from zsbir.data import DATASETS
+from zsbir.data.base import Dataset, Part, subset
 from zsbir.data.folder import existing_folder, label_file, make_split
 from zsbir.data.lists import ListFiles, find_lists, read_part
 from zsbir.data.manifest import read_manifest
 from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, Skipped, find_domain, scan_classes
-from zsbir.data.strokes import StrokeStyle, open_image
+from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
 from zsbir.names import canonical
 from zsbir.types import Domain, Paths, Split
@@ -51,18 +62,17 @@ class Reading:
 
 
 class PublishedDataset(Dataset):
-    """One of the published benchmarks, see `sketchy_25` and the others.
+    """One of the published benchmarks; a subclass says which.
 
     Args:
-        name: Whose class lists to use: ``"sketchy-25"``, ...
         root: The folder of the data set.
-        validation: How many seen classes to hold out for model selection: a number, or a share below 1.
+        validation: How many seen classes to hold out for model selection: a number, or a share below 1; 0: none, so
+            that all published classes are trained on; None: a tenth of them.
         seed: Seed of that choice.
         hold_out: Share of each training class's images to keep out of training (`seen_test`).
         source: ``"lists"``: the published list files; ``"folders"``: all files of the class folders; ``"auto"``: the
             lists where the root has them all.
-        split: A split file of ``zsbir datasets split``, instead of both.
-        as_published: Keep training classes that are also test classes, and say so in every report.
+        split: A split file of ``zsbir datasets split``, instead of all these.
         stroke_size: Side in pixels at which SVG and QuickDraw drawings are rasterised.
         line_width: Width of their lines in pixels.
 
@@ -70,52 +80,100 @@ class PublishedDataset(Dataset):
         ZsbirError: If the root has neither lists nor folders, or a class has no images.
 
     Attributes:
+        benchmark: Whose class lists are used.
         reading: What was found, None with a split file.
     """
 
+    benchmark: ClassVar[str]
+    _as_published = False
+
     def __init__(
         self,
-        name: str,
         root: str | Path,
-        validation: int | float = 0,
-        seed: int = 0,
-        hold_out: float = 0.0,
+        validation: int | float | None = None,
+        seed: Natural = 0,
+        hold_out: Part = 0.0,
         source: Source = "auto",
         split: str | Path | None = None,
-        as_published: bool = False,
-        stroke_size: int = 256,
-        line_width: float | None = None,
+        stroke_size: Count = 256,
+        line_width: Positive | None = None,
     ) -> None:
-        self._style = StrokeStyle(stroke_size, line_width)
-        self.variant = "" if self._style == StrokeStyle() else repr(self._style)
+        style = StrokeStyle(stroke_size, line_width)
         self.reading: Reading | None = None
         if split is not None:
-            if validation or seed or hold_out:
-                raise ZsbirError(f"the split {split} says what is held out: leave out validation, seed and hold_out")
-            super().__init__(**read_manifest(split, existing_folder(root)).parts())
+            given = {"validation": validation, "seed": seed, "hold_out": hold_out}
+            super().__init__(**read_manifest(split, existing_folder(root), **given), style=style)
             return
-        self.reading = read_published(name, root, source)
+        self.reading = read_published(self.benchmark, root, source)
         if self.reading.missing:
             more = len(self.reading.missing) - 8
             shown = ", ".join(self.reading.missing[:8]) + (f" and {more} others" if more > 0 else "")
             raise ZsbirError(
-                f"{name} is incomplete under {root}: no images for {shown}; see "
-                f"`zsbir datasets check {name} --root {root}`"
+                f"{self.benchmark} is incomplete under {root}: no images for {shown}; see "
+                f"`zsbir datasets check {self.benchmark} --root {root}`"
             )
-        seen, notes = self.reading.seen, list(self.reading.problems)
-        overlap = np.array([own in self.reading.unseen.classes for own in seen.classes])
-        if overlap.any() and as_published:
+        seen, unseen, notes = self.reading.seen, self.reading.unseen, list(self.reading.problems)
+        overlap = np.isin(seen.classes, unseen.classes)
+        if overlap.any() and self._as_published:
             notes.insert(0, f"not zero-shot: {overlap.sum()} test classes seen")
         elif overlap.any():
             seen = subset(seen, ~overlap)
             notes.append(f"strict: {overlap.sum()} published training classes are test classes and were left out")
-        super().__init__(
-            seen, self.reading.unseen, validation, seed, tuple(notes), allow_overlap=as_published, hold_out=hold_out
-        )
+        super().__init__(seen, unseen, validation, seed, tuple(notes), self._as_published, hold_out, style=style)
 
-    def open(self, record: str) -> Image.Image:
-        """Return one image as RGB; drawings given as strokes are rasterised as the constructor says."""
-        return open_image(record, self._style)
+
+@DATASETS.register("sketchy-25")
+class Sketchy25(PublishedDataset):
+    """Sketchy, 25 random unseen classes (SAKE's split; zeroshot1): mAP@all, P@100."""
+
+    benchmark = "sketchy-25"
+
+
+@DATASETS.register("sketchy-21")
+class Sketchy21(PublishedDataset):
+    """Sketchy, 21 unseen classes absent from ImageNet-1k (zeroshot0 or zeroshot2): mAP@200, P@200."""
+
+    benchmark = "sketchy-21"
+
+
+@DATASETS.register("sketchy-ambiguity")
+class SketchyAmbiguity(PublishedDataset):
+    """PuXIM's ambiguity set, 934 photos of 50 classes; tested on the unseen classes of sketchy-25.
+
+    Nine of the 50 classes are also test classes: they are left out of training unless ``as_published=True`` keeps
+    them, and then every report says so. The other arguments are those of `PublishedDataset`.
+    """
+
+    benchmark = "sketchy-ambiguity"
+
+    def __init__(
+        self,
+        root: str | Path,
+        validation: int | float | None = None,
+        seed: Natural = 0,
+        hold_out: Part = 0.0,
+        source: Source = "auto",
+        split: str | Path | None = None,
+        stroke_size: Count = 256,
+        line_width: Positive | None = None,
+        as_published: bool = False,
+    ) -> None:
+        self._as_published = as_published
+        super().__init__(root, validation, seed, hold_out, source, split, stroke_size, line_width)
+
+
+@DATASETS.register("tuberlin-30")
+class TUBerlin30(PublishedDataset):
+    """TU-Berlin, 30 unseen classes of 250 with at least 400 photos each: mAP@all, P@100."""
+
+    benchmark = "tuberlin-30"
+
+
+@DATASETS.register("quickdraw-30")
+class QuickDraw30(PublishedDataset):
+    """QuickDraw-Extended, 30 unseen classes of 110: mAP@all, P@200."""
+
+    benchmark = "quickdraw-30"
 
 
 @lru_cache
@@ -143,8 +201,6 @@ def read_published(name: str, root: str | Path, source: Source = "auto") -> Read
     Raises:
         ZsbirError: If the root is wrong, or holds neither lists nor class folders.
     """
-    if source not in get_args(Source):
-        raise ZsbirError(f"source={source!r} is unknown; known: {', '.join(get_args(Source))}")
     facts, where = published(name), existing_folder(root)
     lists = find_lists(where, facts) if source != "folders" else None
     if lists is None and source == "lists":
