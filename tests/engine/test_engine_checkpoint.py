@@ -4,6 +4,7 @@ import errno
 import json
 
 import pytest
+from safetensors.torch import save_file
 
 import zsbir
 from tests.engine.conftest import same_weights
@@ -11,7 +12,7 @@ from zsbir.engine.embedding import embed_files
 from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 from zsbir.methods import saving
-from zsbir.methods.saving import resolve, without_weights
+from zsbir.methods.saving import resolve
 
 
 @pytest.fixture
@@ -65,19 +66,17 @@ def test_missing_and_misfitting_checkpoints_are_named(saved, tmp_path):
         zsbir.load(folder)
 
 
-def test_specs_are_rebuilt_without_downloads():
-    spec = {
-        "name": "a",
-        "pretrained": True,
-        "weights": "w.pth",
-        "masker": {"name": "b", "pretrained": True, "ratio": 1},
-    }
-    assert without_weights(spec) == {
-        "name": "a",
-        "pretrained": False,
-        "weights": None,
-        "masker": {"name": "b", "pretrained": False, "ratio": 1},
-    }
+def test_checkpoint_is_read_without_the_weights_it_started_from(tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_file(zsbir.BACKBONES.build("tiny").net.state_dict(), start)
+    method = zsbir.build("dann", backbone={"name": "tiny", "weights": str(start)})
+    method.save(tmp_path / "model")
+    start.unlink()
+    loaded = zsbir.load(tmp_path / "model")
+    assert loaded.spec == method.spec
+    assert loaded.photo.backbone.spec["weights"] == str(start)
+    with pytest.raises(ZsbirError, match="there is no weights file"):
+        zsbir.build(loaded.spec)
 
 
 def test_images_are_prepared_as_in_training(shapes, small_dann, tmp_path):

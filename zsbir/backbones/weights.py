@@ -1,4 +1,4 @@
-"""Reading weight files, and saying in one sentence what to do when weights cannot be had."""
+"""Reading weight files, and one sentence that says what to do when weights cannot be loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,26 @@ from torch import Tensor, nn
 from zsbir.errors import ZsbirError
 
 T = TypeVar("T")
+
+_off: ContextVar[bool] = ContextVar("weights_off", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Build networks with random weights, whatever their arguments say: they are about to be filled from a checkpoint.
+
+    A backbone asks `wanted` before a download; `load_weights` does nothing within the block.
+    """
+    token = _off.set(True)
+    try:
+        yield
+    finally:
+        _off.reset(token)
+
+
+def wanted(pretrained: bool) -> bool:
+    """Return whether pretrained weights shall be loaded: as the argument says, but never within `without_weights`."""
+    return pretrained and not _off.get()
 
 
 def read_tensors(file: str | Path) -> dict[str, Tensor]:
@@ -87,6 +109,8 @@ def load_weights(module: nn.Module, file: str | Path, skip: tuple[str, ...] = ()
     Raises:
         ZsbirError: If nothing fits; the message lists what differs.
     """
+    if _off.get():
+        return
     given, own = read_weights(file), module.state_dict()
     for state in (given, vit_names(given), timm_names(module, given)):
         kept = {name: tensor for name, tensor in state.items() if not name.startswith(skip)} if skip else state
@@ -167,7 +191,7 @@ def fetch(make: Callable[[], T], what: str) -> T:
     except Exception as error:  # hub clients raise many kinds, and each means the same to the user
         reason = str(error).strip().split("\n")[0][:200]
         raise ZsbirError(
-            f"the pretrained weights of {what} cannot be had ({type(error).__name__}: {reason}): connect to the "
+            f"the pretrained weights of {what} cannot be downloaded ({type(error).__name__}: {reason}): connect to the "
             "network, give a local file with weights=FILE (--weights FILE), or start from random weights "
             "(pretrained=False, --no-pretrained)"
         ) from error

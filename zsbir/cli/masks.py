@@ -98,15 +98,17 @@ def _photos(where: Path, limit: int) -> list[Path]:
 
 def _from_run(run: str, clip_weights: str | None) -> tuple[Masker, Backbone]:
     import zsbir
+    from zsbir.maskers import MASKERS
     from zsbir.methods.puxim import PuXIM
+    from zsbir.registry import spec_of
 
     method = zsbir.load(run)
     if not isinstance(method, PuXIM):
         raise ZsbirError(f"{run} is a run of {method.spec['name']!r}, which has no masker: give one of puxim")
+    masker = method.masker
     if clip_weights is not None:
-        method.spec = {**method.spec, "clip_weights": clip_weights}
-    method.remember_weights()
-    return method.masker, method.encoder
+        masker = MASKERS.build(spec_of(masker), weights=clip_weights)
+    return masker, method.encoder
 
 
 def _by_name(

@@ -63,9 +63,6 @@ def stored_masks(
     grid = getattr(getattr(method, "encoder", None), "grid", None)
     if not isinstance(masker, Masker) or grid is None:
         raise ZsbirError(f"the method {type(method).__name__} has no masker, so there are no masks to store")
-    remember = getattr(method, "remember_weights", None)
-    if remember is not None:  # a method out of a checkpoint does not hold its masker's weights
-        remember()
     preprocess = method.preprocess
     source = ImageSource(dataset, preprocess)
     store = MaskStore(masker, grid, root, {"size": preprocess.size, "prepare": preprocess.photo})

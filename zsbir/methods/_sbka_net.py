@@ -8,7 +8,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from zsbir.backbones.weights import fetch, load_weights
+from zsbir.backbones.weights import fetch, load_weights, wanted
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Recipe
 from zsbir.registry import close_matches
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         weights: A local file with the weights, head included, instead.
 
     Raises:
-        ZsbirError: For an unknown model, one without a linear head, or weights that cannot be had.
+        ZsbirError: For an unknown model, one without a linear head, or weights that cannot be loaded.
 
     Attributes:
         dim: Width of the vector.
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
             raise ZsbirError(f"timm has no model {model!r}. {close_matches(model, timm.list_models())}")
         net: Any = (
             fetch(lambda: timm.create_model(model, pretrained=True), f"timm's {model}")
-            if pretrained and weights is None
+            if wanted(pretrained) and weights is None
             else timm.create_model(model)
         )
         if weights is not None:

@@ -170,7 +170,6 @@ class PuXIM(Method):
         assert batch.negative is not None
         assert batch.negative_label is not None
         assert self.encoder.grid is not None
-        self.remember_weights()
         photos = torch.cat([batch.photo, batch.negative])
         names = batch.names(batch.photo_label) + batch.names(batch.negative_label)
         objects = None
@@ -191,15 +190,6 @@ class PuXIM(Method):
         for layer in range(4):
             state |= take(given, f"network.decoder.encoder{layer + 1}.layers.0.", f"interaction.layers.{layer}.")
         return state
-
-    def remember_weights(self) -> None:
-        """Give the masker the weights of its spec: a checkpoint is rebuilt without any, for embedding needs none."""
-        masker: Any = self.masker
-        spec = getattr(self, "spec", {})
-        if getattr(masker, "weights", "") is None and spec:
-            given = masker_spec(spec["masker"], spec["clip_weights"], spec["pretrained"])
-            masker.weights = given.get("weights")
-            masker.spec = {**masker.spec, "weights": masker.weights}
 
     def _token_width(self) -> int:
         was_training = self.encoder.training

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zsbir
+from zsbir.backbones.weights import without_weights
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.files import present, read_json, replaced, write_json
@@ -78,25 +79,15 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
 
 def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:
     """Build a method from its spec without any download, and fill it from a folder's ``model.safetensors``."""
-    method = METHODS.build(without_weights(spec))
+    with without_weights():
+        method = METHODS.build(spec)
     try:
         method.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = str(error).strip().split("\n")[-1].strip()
         raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
-    method.spec = dict(spec)
     method.preprocess = Preprocess(**read_json(folder / "method.json")["preprocess"])
     return method
-
-
-def without_weights(spec: Any) -> Any:
-    """Return the spec with every ``pretrained`` off and every ``weights`` file dropped, at any depth."""
-    if isinstance(spec, Mapping):
-        return {
-            k: False if k == "pretrained" else None if k == "weights" or k.endswith("_weights") else without_weights(v)
-            for k, v in spec.items()
-        }
-    return [without_weights(v) for v in spec] if isinstance(spec, list) else spec
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
