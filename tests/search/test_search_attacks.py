@@ -23,7 +23,9 @@ def connect(stack, port):
 
 def closed(connection):
     try:
-        return connection.recv(1) == b""
+        while connection.recv(4096):
+            pass
+        return True
     except ConnectionError:
         return True
 

@@ -1,6 +1,8 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -75,7 +77,8 @@ def test_update_embeds_only_what_is_new(index, photos, monkeypatch):
     (photos / "notes.txt").write_text("not looked at")
     changes = index.update(photos)
     assert sum(embedded) == 2
-    assert (len(changes.new), len(changes.copies), len(changes.gone)) == (3, 1, 2)
+    assert (len(changes.new), len(changes.copies)) == (3, 1)
+    assert (len(changes.changed), len(changes.vanished)) == (1, 1)
     assert len(index) == 13
     assert [Path(path).name for path, _ in index.skipped()] == ["broken.jpg"]
     assert names(index.search(Image.open(photos / "new.png"), 1)) == ["new.png"]
@@ -130,6 +133,162 @@ def test_add_and_remove(index, photos, tmp_path):
     assert "more.png" not in names(index.search(picture(60), 20))
 
 
+def test_two_photos_swap_names_and_a_series_moves_by_one(index, photos):
+    (photos / "00.png").rename(photos / "x")
+    (photos / "01.png").rename(photos / "00.png")
+    (photos / "x").rename(photos / "01.png")
+    index.update(photos)
+    assert names(index.search(Image.open(photos / "00.png"), 1)) == ["00.png"]
+    for number in range(5, -1, -1):
+        (photos / f"{number:02d}.png").rename(photos / f"{number + 1:02d}.png")
+    changes = index.update(photos)
+    assert (len(changes.moved), len(changes.new), len(index)) == (6, 0, 12)
+    for number in range(1, 7):
+        query = Image.open(photos / f"{number:02d}.png")
+        assert index.search(query, 1)[0].path == str(photos / f"{number:02d}.png")
+
+
+def test_a_second_folder_is_added(index, photos, tmp_path):
+    (tmp_path / "other").mkdir()
+    for number in range(20, 32):
+        picture(number).save(tmp_path / "other" / f"{number}.png")
+    shutil.copy(photos / "00.png", tmp_path / "other" / "copy.png")
+    changes = index.update(tmp_path / "other")
+    assert (len(changes.new), len(changes.copies), len(changes.vanished), len(index)) == (12, 1, 0, 25)
+    assert index.catalog.sources() == sorted([str(photos), str(tmp_path / "other")])
+    (photos / "01.png").unlink()
+    (photos / "02.png").rename(tmp_path / "other" / "from-photos.png")
+    changes = index.update()
+    assert (len(changes.vanished), len(changes.kept), len(changes.new), len(index)) == (1, 0, 0, 24)
+    again = Index.load(index.folder)
+    assert len(again) == 24
+    again.close()
+
+
+def test_a_folder_that_is_empty_or_away_keeps_its_photos(index, photos, tmp_path):
+    kept = index.search(picture(100), 12)
+    photos.rename(tmp_path / "unmounted")
+    assert len(index.update().kept) == 12
+    photos.mkdir()
+    assert len(index.update(photos).kept) == 12
+    assert index.search(picture(100), 12) == kept
+    photos.rmdir()
+    (tmp_path / "unmounted").rename(photos)
+    assert index.update().same == 12
+    for number in range(2):
+        (photos / f"{number:02d}.png").unlink()
+    assert len(index.update(photos).kept) == 2
+    assert len(index.update(photos, prune=True).vanished) == 2
+    assert len(index) == 10
+    shutil.rmtree(photos)
+    assert len(index.update(prune=True).vanished) == 10
+    assert (len(index), index.catalog.sources()) == (0, [])
+
+
+def test_a_folder_that_cannot_be_opened_keeps_its_photos(index, photos, monkeypatch):
+    import zsbir.search.index as module
+
+    def scan(source, skipped, links):
+        skipped.append((str(photos / "deep"), "it cannot be opened (Permission denied)"))
+        return (path for path in photo_files(source) if "deep" not in path)
+
+    monkeypatch.setattr(module, "photo_files", scan)
+    changes = index.update(photos)
+    assert (len(changes.kept), len(changes.vanished), len(index)) == (6, 0, 12)
+
+
+WRITER = """
+import sys, time
+from zsbir.search.index import Index
+index = Index.load(sys.argv[1])
+print("loaded", flush=True)
+sys.stdin.readline()
+for _ in range(200):
+    try:
+        index.add(sys.argv[2])
+        break
+    except Exception as error:
+        assert "another process" in str(error), error
+        time.sleep(0.1)
+else:
+    sys.exit("never got the lock")
+"""
+
+
+def test_two_writers_lose_nothing(index, tmp_path):
+    running = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            picture(number + 100 * ord(name)).save(tmp_path / name / f"{number}.png")
+        command = [sys.executable, "-c", WRITER, str(index.folder), str(tmp_path / name)]
+        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    assert [process.stdout.readline() for process in running] == ["loaded\n"] * 2
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(120) for process in running] == [0, 0]
+    for process in running:
+        process.stdin.close()
+        process.stdout.close()
+    again = Index.load(index.folder)
+    assert len(again) == 72
+    assert len(again.store.ids()) == 72
+    assert len({hit.path for hit in again.search(picture(0), 100)}) == 72
+    again.close()
+    picture(7000).save(tmp_path / "late.png")
+    index.add([tmp_path / "late.png"])  # this one was opened before the others wrote
+    assert len(index.store.ids()) == 73
+
+
+def test_a_second_writer_is_refused(index, tmp_path):
+    other = Index.load(index.folder)
+    with index._writing(), pytest.raises(ZsbirError, match="another process is changing"):
+        other.add([tmp_path / "x.png"])
+    other.close()
+
+
+def test_pixels_are_an_image(index):
+    image = picture(5)
+    pixels = np.asarray(image)
+    expected = index.search(image, 3)
+    assert index.search(pixels, 3) == expected
+    assert index.search((pixels / 255).astype(np.float32), 3) == expected
+    assert index.search(np.asarray(image.convert("L")), 3) == index.search(image.convert("L"), 3)
+    with pytest.raises(ZsbirError, match="pixels are"):
+        index.search(pixels.astype(np.int64))
+    with pytest.raises(ZsbirError, match="nothing is drawn"):
+        index.search(Image.new("RGB", (9, 9), "white"))
+
+
+def test_add_takes_a_folder(index, tmp_path):
+    (tmp_path / "more").mkdir()
+    picture(60).save(tmp_path / "more" / "a.png")
+    assert len(index.add(str(tmp_path / "more")).new) == 1
+    assert len(index) == 13
+
+
+@pytest.mark.parametrize("k", ["3", 0, 2.5, True, None])
+def test_k_is_a_whole_number(index, k):
+    with pytest.raises(ZsbirError, match="whole number"):
+        index.search(picture(0), k)
+
+
+def test_photos_that_cannot_be_decoded_make_no_index(method, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.png").write_bytes(b"x")
+    with pytest.raises(ZsbirError, match="none of the image files"):
+        Index.build(method, tmp_path / "p", tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
+def test_an_index_without_its_vectors_is_refused(index):
+    index.close()
+    shutil.rmtree(index.folder / "store")
+    with pytest.raises(ZsbirError, match="lacks its vectors"):
+        Index.load(index.folder)
+
+
 def test_list_of_photos_and_single_file(photos, tmp_path):
     (tmp_path / "list.txt").write_text("photos/00.png\n\nphotos/deep/06.png\nphotos/00.png\n")
     assert [Path(f).name for f in photo_files(tmp_path / "list.txt")] == ["00.png", "06.png"]
@@ -142,7 +301,7 @@ def test_errors(method, photos, tmp_path, index):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ZsbirError, match="holds no image"):
         Index.build(method, tmp_path / "empty", tmp_path / "x")
-    with pytest.raises(ZsbirError, match="exists already"):
+    with pytest.raises(ZsbirError, match="is an index"):
         Index.build(method, photos, index.folder)
     with pytest.raises(ZsbirError, match="is no index"):
         Index.load(tmp_path / "empty")

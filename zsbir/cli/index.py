@@ -3,53 +3,71 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 
 def index(
-    photos: Annotated[Path, Positional],
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    model: str | None = None,
-    store: str = "exact",
+    photos: Annotated[Path | None, Positional] = None,
+    model: Annotated[str | None, tyro.conf.arg(aliases=["--backbone"])] = None,
+    store: str | None = None,
     set: tuple[str, ...] = (),
     matcher: str | None = None,
+    prune: bool = False,
+    links: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     batch_size: int = 8,
     workers: int = 2,
 ) -> None:
-    """Index a folder of photos, to find them by drawing. Run it again to continue, or after photos changed.
+    """Index a folder of photos, to find them by drawing. Run it again to continue, to add a folder, or after changes.
+
+    Photos that vanished from a folder are removed from the index, unless they are more than a tenth of it.
+
+    Example: zsbir index PHOTOS -o my.index
 
     Args:
-        photos: A folder (searched at any depth), or a text file with a path a line.
-        out: The index; one that exists is brought up to date.
+        out: The index; one that exists is added to.
+        photos: A folder (searched at any depth), or a text file with a path a line. Default: all that the index has.
         model: A run folder of `zsbir train`, or a method or backbone by name; default: CLIP, without training.
-        store: Where vectors are kept: exact, faiss, milvus. Of a new index only.
-        set: Settings of the store, key=value: kind=hnsw.
+        store: Where vectors are kept: exact (default), faiss, milvus. Of a new index only.
+        set: Settings of the store, key=value: kind=hnsw. Of a new index only.
         matcher: Also fit this matcher on all photos, for `zsbir search --matcher`.
+        prune: Remove all photos whose files are away, also many, and those of a folder that is away.
+        links: Follow links that lead out of the folder.
         device: Where to run.
         batch_size: Images a step.
         workers: Threads that decode images.
     """
     from zsbir.cli._options import assignments
     from zsbir.engine.devices import choose_device
+    from zsbir.errors import ZsbirError
+    from zsbir.matchers import MATCHERS
     from zsbir.search.index import Index
+    from zsbir.search.stores import STORES
 
     where = choose_device(device)
+    if matcher is not None:
+        MATCHERS.build(matcher)  # a wrong name is refused before the work
+    spec = {"name": store or "exact", **assignments(set, "--set")}
+    how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": True, "links": links}
     if (out / "index.json").is_file():
         opened = Index.load(out, model, where)
-        changes = opened.update(photos, batch_size=batch_size, workers=workers, progress=True)
+        if (store or set) and STORES.build(spec).spec != opened.record["store"]:
+            raise ZsbirError(f"{out} keeps its vectors in {opened.record['store']}: --store and --set are for new ones")
+        changes = opened.update(photos, prune=prune, **how)
         print(
             f"{changes.same} photos as before, {len(changes.new) + len(changes.copies)} new or changed, "
-            f"{len(changes.gone)} removed"
+            f"{len(changes.vanished)} removed"
         )
+        if changes.kept:
+            print(f"{len(changes.kept)} photos are away, and stay in the index: --prune removes them")
+    elif photos is None or prune:
+        raise ZsbirError(f"{out} is no index yet: name the photos, and leave --prune out")
     else:
-        spec = {"name": store, **assignments(set, "--set")}
-        opened = Index.build(
-            model, photos, out, store=spec, device=where, batch_size=batch_size, workers=workers, progress=True
-        )
+        opened = Index.build(model, photos, out, store=spec, device=where, **how)
     if matcher is not None:
         opened.fit_matcher(matcher)
     skipped = opened.skipped()

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+CANDIDATES = 1000
+
 
 def search(
     index: Annotated[Path, Positional],
@@ -17,13 +19,15 @@ def search(
     mix: float = 0.5,
     matcher: str | None = None,
     set: tuple[str, ...] = (),
-    candidates: int = 1000,
+    candidates: int = CANDIDATES,
     json: bool = False,
     picture: Path | None = None,
     model: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Find the photos of an index that show what was drawn.
+
+    Example: zsbir search my.index sketch.png -k 20 --picture found.png
 
     Args:
         index: What `zsbir index` wrote.
@@ -51,6 +55,12 @@ def search(
 
     if not sketches and text is None:
         raise ZsbirError("there is nothing to search for: give sketch files, --text, or both")
+    if set and matcher is None:
+        raise ZsbirError("--set is for the matcher's settings: name it with --matcher")
+    if candidates != CANDIDATES and matcher is None:
+        raise ZsbirError("--candidates is for other matchers than cosine: name one with --matcher")
+    if mix != 0.5 and (text is None or not sketches):
+        raise ZsbirError("--mix weighs --text against the sketches: give both")
     opened = Index.load(index, model, choose_device(device))
     images: list[Image.Image | None] = [open_query(sketch) for sketch in sketches]
     images = images or [None]

@@ -21,6 +21,8 @@ def serve(
 ) -> None:
     """Serve a page to draw on and a JSON API, on this machine only unless told otherwise.
 
+    Example: zsbir serve my.index --port 8000
+
     Args:
         index: What `zsbir index` wrote.
         host: Address to bind; any but the loopback asks clients for a token.
@@ -35,11 +37,14 @@ def serve(
     import os
 
     from zsbir.engine.devices import choose_device
+    from zsbir.errors import ZsbirError
     from zsbir.search.index import Index
     from zsbir.search.uploads import Limits
     from zsbir.search.web.serve import serve as run
     from zsbir.search.web.serve import settings_for
 
+    if max_upload < 1:
+        raise ZsbirError(f"--max-upload {max_upload}: a drawing has at least one byte")
     settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
     opened = Index.load(index, device=choose_device(device))
 

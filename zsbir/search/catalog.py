@@ -20,12 +20,14 @@ class Entry:
         digest: BLAKE2b of its content, 16 bytes.
         size: Bytes.
         changed: Time of the last change in nanoseconds, as the file system gives it.
+        source: The folder or list that it was found in; "": it was added by itself.
     """
 
     path: str
     digest: bytes
     size: int
     changed: int
+    source: str = ""
 
 
 class Catalog:
@@ -45,9 +47,11 @@ class Catalog:
             self._db.executescript(
                 "PRAGMA journal_mode=WAL;"
                 "CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT UNIQUE NOT NULL,"
-                " digest BLOB NOT NULL, size INTEGER NOT NULL, changed INTEGER NOT NULL);"
+                " digest BLOB NOT NULL, size INTEGER NOT NULL, changed INTEGER NOT NULL, source TEXT NOT NULL);"
                 "CREATE INDEX IF NOT EXISTS by_digest ON photos (digest);"
-                "CREATE TABLE IF NOT EXISTS skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL);"
+                "CREATE TABLE IF NOT EXISTS skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL,"
+                " source TEXT NOT NULL);"
+                "CREATE TABLE IF NOT EXISTS sources (path TEXT PRIMARY KEY);"
             )
         except sqlite3.Error as error:
             raise ZsbirError(f"{file} cannot be opened as the catalogue of an index: {error}") from None
@@ -63,20 +67,25 @@ class Catalog:
         start = (row[0] if row else 0) + 1
         return list(range(start, start + count))
 
-    def add(self, ids: Sequence[int], entries: Sequence[Entry], skipped: Iterable[tuple[str, str]] = ()) -> None:
-        """Write photos and skipped files (path, reason) in one transaction; a known path is replaced."""
-        rows = [(i, e.path, e.digest, e.size, e.changed) for i, e in zip(ids, entries, strict=True)]
+    def add(self, ids: Sequence[int], entries: Sequence[Entry]) -> None:
+        """Write photos in one transaction; a known path is replaced."""
+        rows = [(i, e.path, e.digest, e.size, e.changed, e.source) for i, e in zip(ids, entries, strict=True)]
         with self._lock, self._db:
             self._db.executemany("DELETE FROM skipped WHERE path = ?", [(e.path,) for e in entries])
-            self._db.executemany("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?)", rows)
-            self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", list(skipped))
+            self._db.executemany("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def move(self, moves: Iterable[tuple[int, Entry]]) -> None:
-        """Give photos another path, size or time; what they show is the same."""
+    def skip(self, files: Iterable[tuple[str, str, str]]) -> None:
+        """Remember files (path, reason, source) that could not be read."""
         with self._lock, self._db:
+            self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?)", list(files))
+
+    def move(self, moves: Sequence[tuple[int, Entry]]) -> None:
+        """Give photos another path, size or time; what they show is the same. They may swap paths."""
+        with self._lock, self._db:
+            self._db.executemany("UPDATE photos SET path = 'moving ' || id WHERE id = ?", [(i,) for i, _ in moves])
             self._db.executemany(
-                "UPDATE photos SET path = ?, size = ?, changed = ? WHERE id = ?",
-                [(e.path, e.size, e.changed, i) for i, e in moves],
+                "UPDATE photos SET path = ?, size = ?, changed = ?, source = ? WHERE id = ?",
+                [(e.path, e.size, e.changed, e.source, i) for i, e in moves],
             )
 
     def remove(self, ids: Iterable[int]) -> None:
@@ -84,15 +93,32 @@ class Catalog:
         with self._lock, self._db:
             self._db.executemany("DELETE FROM photos WHERE id = ?", [(int(i),) for i in ids])
 
-    def clear_skipped(self) -> None:
-        """Forget which files could not be read: they are tried again."""
+    def begin(self, source: str) -> None:
+        """Remember a source, and forget which of its files could not be read: they are tried again."""
         with self._lock, self._db:
-            self._db.execute("DELETE FROM skipped")
+            self._db.execute("INSERT OR IGNORE INTO sources VALUES (?)", (source,))
+            self._db.execute("DELETE FROM skipped WHERE source = ?", (source,))
+
+    def forget(self, source: str) -> None:
+        """Forget a source."""
+        with self._lock, self._db:
+            self._db.execute("DELETE FROM sources WHERE path = ?", (source,))
+            self._db.execute("DELETE FROM skipped WHERE source = ?", (source,))
+
+    def sources(self) -> list[str]:
+        """Return the folders and lists that were indexed."""
+        with self._lock:
+            return [str(row[0]) for row in self._db.execute("SELECT path FROM sources ORDER BY path")]
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return the files that could not be read, each with the reason."""
         with self._lock:
             return list(self._db.execute("SELECT path, reason FROM skipped ORDER BY path"))
+
+    def version(self) -> int:
+        """Return a number that another process changes by writing."""
+        with self._lock:
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def path(self, photo: int) -> str | None:
         """Return the path of one photo, or None."""
@@ -109,7 +135,7 @@ class Catalog:
     def entries(self) -> Iterator[tuple[int, Entry]]:
         """Return all photos with their ids."""
         with self._lock:
-            rows = self._db.execute("SELECT id, path, digest, size, changed FROM photos ORDER BY id").fetchall()
+            rows = self._db.execute("SELECT id, path, digest, size, changed, source FROM photos ORDER BY id").fetchall()
         return ((int(i), Entry(*rest)) for i, *rest in rows)
 
     def checkpoint(self) -> None:

@@ -43,7 +43,7 @@ def fill(
         except (ZsbirError, MemoryError) as error:
             return str(error) or "it does not fit into memory"
 
-    bar = tqdm(total=len(entries), desc="indexing", unit="photo", disable=not progress)
+    bar = tqdm(total=len(entries), desc="indexing", unit="photo", disable=not (progress and entries))
     chunk = batch_size * _EACH
     with bar, ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(entries), chunk):

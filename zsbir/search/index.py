@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from zsbir.data.scan import Skipped, photo_files
 from zsbir.errors import ZsbirError
@@ -48,7 +51,7 @@ class Index:
     """Photos, their vectors and the model that made them, in one folder.
 
     Made by `Index.build` or `Index.load`. Searching is safe from many threads at once, also while another one changes
-    the index; only one process at a time may change it.
+    the index. One process at a time changes it; a second one is refused.
 
     Attributes:
         folder: Where it is.
@@ -61,7 +64,10 @@ class Index:
         self.store: Store = STORES.build(record["store"])
         (folder / "store").mkdir(exist_ok=True)
         self.store.open(folder / "store", record["dim"])
+        self._version = self.catalog.version()
         self._lock = SharedLock()
+        self._changing = threading.RLock()
+        self._writer = FileLock(folder / "writing.lock", timeout=0, thread_local=False)
         self._matching = Matching(folder / "matchers", self.store)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
@@ -77,6 +83,7 @@ class Index:
         batch_size: int = 8,
         workers: int = 2,
         progress: bool = False,
+        links: bool = False,
     ) -> Index:
         """Index a folder or list of photos.
 
@@ -89,16 +96,16 @@ class Index:
             batch_size: Images a step.
             workers: Threads that decode.
             progress: Show a bar.
+            links: Follow links that lead out of the folder.
 
         Raises:
-            ZsbirError: If `out` exists, there are no photos, or the model cannot be had.
+            ZsbirError: If `out` exists, there are no photos that can be read, or the model's weights are not there.
         """
         temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="zsbir-index-")
         folder = Path(temporary.name) / "index" if temporary else Path(str(out))
         if (folder / RECORD).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-            raise ZsbirError(
-                f"{folder} exists already: give another name, or update it with Index.load(...).update(...)"
-            )
+            what = "is an index: load it to add photos" if (folder / RECORD).exists() else "exists and is no index"
+            raise ZsbirError(f"{folder} {what}; or give another name")
         first = next(iter(photo_files(photos)), None)
         if first is None:
             raise ZsbirError(f"{photos} holds no image file")
@@ -110,7 +117,12 @@ class Index:
             write_json(new / RECORD, record)
         index = cls(folder, record, embedder)
         index._temporary = temporary
-        index.update(photos, batch_size=batch_size, workers=workers, progress=progress)
+        index.update(photos, batch_size=batch_size, workers=workers, progress=progress, links=links)
+        if not len(index):
+            (_, reason), *_ = index.skipped()
+            index.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ZsbirError(f"none of the image files of {photos} can be decoded; the first: {reason}")
         return index
 
     @classmethod
@@ -133,41 +145,81 @@ class Index:
             raise ZsbirError(
                 f"{folder} was made by another model ({name!r}): its vectors cannot be compared with this one's"
             )
+        if not (folder / "store").is_dir():
+            raise ZsbirError(f"{folder} lacks its vectors, the folder store/: restore it, or make the index again")
         return cls(folder, record, Embedder(given, device))
 
     def __len__(self) -> int:
         return len(self.catalog)
 
-    def update(self, photos: str | Path, *, batch_size: int = 8, workers: int = 2, progress: bool = False) -> Changes:
-        """Make the index hold exactly the photos of a folder or list; what is in already is not embedded again.
+    def update(
+        self,
+        photos: str | Path | None = None,
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        progress: bool = False,
+        prune: bool = False,
+        links: bool = False,
+    ) -> Changes:
+        """Add the photos of a folder or list, and follow what changed in it; photos of others stay as they are.
 
-        It may be stopped at any moment and called again. Files that cannot be read are skipped: see `skipped`.
+        Photos that are in already are not embedded again. Those that vanished from the folder are removed, unless that
+        is more than a tenth of its photos, or the folder itself is away: a disk may not be mounted. Then they are kept,
+        see `Changes.kept`, and `prune` removes them. It may be stopped at any moment and called again. Files that
+        cannot be read are skipped: see `skipped`.
+
+        Args:
+            photos: See `photo_files`; None: every folder and list that was indexed before.
+            batch_size: Images a step.
+            workers: Threads that decode.
+            progress: Show a bar.
+            prune: Remove all photos that are away.
+            links: Follow links that lead out of the folder.
 
         Returns:
             What was found to have changed.
-        """
-        self._repair()
-        self.catalog.clear_skipped()
-        place = Path(photos).absolute()
-        self.record["photos"] = str(place if place.is_dir() else place.parent)
-        write_json(self.folder / RECORD, self.record)
-        left_out: Skipped = []
-        changes = compare(photo_files(photos, left_out), self.catalog.entries())
-        changes.unreadable += left_out
-        return self._apply(changes, batch_size, workers, progress)
 
-    def add(self, photos: Iterable[str | Path], *, batch_size: int = 8, workers: int = 2) -> Changes:
-        """Add image files; those that are in already are embedded again only if their content changed."""
+        Raises:
+            ZsbirError: If there is no such folder or list, or another process is changing the index.
+        """
+        with self._writing():
+            self._repair()
+            known = self.catalog.sources()
+            sources = known if photos is None else [str(Path(photos).absolute())]
+            total = Changes()
+            for source in sources:
+                left_out: Skipped = []
+                there = Path(source).exists() or source not in known
+                files = photo_files(source, left_out, links) if there else iter(())
+                changes = compare(files, self.catalog.entries(), source, left_out)
+                found = changes.same + len(changes.moved)
+                if not prune and (not there or len(changes.vanished) > (found + len(changes.vanished)) / 10):
+                    changes.kept, changes.vanished = changes.kept + changes.vanished, []
+                self.catalog.begin(source)
+                if prune and not there:
+                    self.catalog.forget(source)
+                self._apply(changes, source, batch_size, workers, progress)
+                for part in fields(Changes):
+                    setattr(total, part.name, getattr(total, part.name) + getattr(changes, part.name))
+        return total
+
+    def add(self, photos: str | Path | Iterable[str | Path], *, batch_size: int = 8, workers: int = 2) -> Changes:
+        """Add image files, or those of a folder; those that are in are embedded again only if their content changed."""
+        if isinstance(photos, (str, Path)):
+            photos = photo_files(photos)
         files = [str(Path(photo).absolute()) for photo in photos]
-        wanted = set(files)
-        known = [(number, entry) for number, entry in self.catalog.entries() if entry.path in wanted]
-        return self._apply(compare(files, known), batch_size, workers, False)
+        with self._writing():
+            changes = compare(files, self.catalog.entries())
+            self._apply(changes, "", batch_size, workers, False)
+        return changes
 
     def remove(self, photos: Iterable[str | Path]) -> int:
         """Remove photos by path; returns how many were in the index."""
-        found = [self.catalog.id_of(str(Path(photo).absolute())) for photo in photos]
+        names = [photos] if isinstance(photos, (str, Path)) else photos
+        found = [self.catalog.id_of(str(Path(photo).absolute())) for photo in names]
         ids = [number for number in found if number is not None]
-        with self._lock.writing():
+        with self._writing(), self._lock.writing():
             self.catalog.remove(ids)
             self.store.remove(np.array(ids, dtype=np.int64))
             self.store.flush()
@@ -224,8 +276,8 @@ class Index:
         candidates: int = 1000,
     ) -> list[Hit]:
         """Find the photos nearest to a (D,) unit vector; arguments as for `search`."""
-        if k < 1:
-            raise ZsbirError(f"k={k} must be at least 1")
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ZsbirError(f"k={k!r} must be a whole number, at least 1")
         with self._lock.reading():
             scores, ids = self._matching.search(vector[None], k, matcher, candidates)
             paths = [self.catalog.path(number) for number in ids.tolist()]
@@ -242,7 +294,7 @@ class Index:
 
     def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
         """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""
-        with self._lock.reading():
+        with self._writing(), self._lock.reading():
             self._matching.fit(matcher)
 
     def skipped(self) -> list[tuple[str, str]]:
@@ -267,28 +319,51 @@ class Index:
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def _apply(self, changes: Changes, batch_size: int, workers: int, progress: bool) -> Changes:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Keep other processes and threads from changing the index, and see what they changed before."""
+        with self._changing:
+            try:
+                self._writer.acquire()
+            except Timeout:
+                raise ZsbirError(f"another process is changing {self.folder}: wait until it is done") from None
+            try:
+                if self.catalog.version() != self._version:
+                    with self._lock.writing():
+                        self.store.close()
+                        self.store.open(self.folder / "store", self.record["dim"])
+                        self._version = self.catalog.version()
+                yield
+            finally:
+                self._writer.release()
+
+    def _apply(self, changes: Changes, source: str, batch_size: int, workers: int, progress: bool) -> None:
+        gone = changes.changed + changes.vanished
         with self._lock.writing():
-            self.catalog.remove(changes.gone)
-            self.store.remove(np.array(changes.gone, dtype=np.int64))
+            self.catalog.remove(gone)
+            self.store.remove(np.array(gone, dtype=np.int64))
             self.catalog.move(changes.moved)
-            self.catalog.add([], [], changes.unreadable)
+            self.catalog.skip([(path, reason, source) for path, reason in changes.unreadable])
             if changes.copies:
                 vectors = self.store.vectors(np.array([number for number, _ in changes.copies], dtype=np.int64))
                 self._insert([entry for _, entry in changes.copies], vectors, [])
-        fill(changes.new, self.embedder, self._insert, batch_size, workers, progress)
+
+        def insert(entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str]]) -> None:
+            self._insert(entries, vectors, [(path, reason, source) for path, reason in skipped])
+
+        fill(changes.new, self.embedder, insert, batch_size, workers, progress)
         with self._lock.writing():
             self.store.finish()
-        return changes
 
-    def _insert(self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str]]) -> None:
+    def _insert(self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str, str]]) -> None:
         """Add photos: vectors first, so that a photo of the catalogue always has one."""
         with self._lock.writing():
             ids = self.catalog.next_ids(len(entries))
             if ids:
                 self.store.add(np.array(ids, dtype=np.int64), vectors)
                 self.store.flush()
-            self.catalog.add(ids, entries, skipped)
+            self.catalog.add(ids, entries)
+            self.catalog.skip(skipped)
 
     def _repair(self) -> None:
         """Remove what an interrupted run left in only one of catalogue and store."""

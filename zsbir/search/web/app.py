@@ -71,7 +71,7 @@ class Site:
                 partial(wanted, request.headers, request.query_params, body, self.settings, self.limits)
             )
         hits = await self._working(partial(self._find, asked))
-        return JSONResponse({"hits": [self._plain(hit) for hit in hits]})
+        return JSONResponse({"hits": self._plain(hits)})
 
     async def photo(self, request: Request) -> Response:
         """A photo of the index, by its number: a new JPEG without metadata."""
@@ -118,12 +118,18 @@ class Site:
         vector = self.index.vector(asked.image, asked.text, asked.mix)
         return self.index.nearest(vector, asked.k)
 
-    def _plain(self, hit: Hit) -> dict[str, Any]:
-        """Return a hit as JSON values, its path below the indexed folder: where that lies is nobody's business."""
-        root = self.index.record.get("photos")
-        path = Path(hit.path)
-        shown = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.name
-        return {"id": hit.id, "score": round(hit.score, 6), "path": shown}
+    def _plain(self, hits: list[Hit]) -> list[dict[str, Any]]:
+        """Return hits as JSON values, paths below the indexed folders: where those lie is nobody's business."""
+        sources = [Path(source) for source in self.index.catalog.sources()]
+        roots = sorted((p.parent if p.suffix and not p.is_dir() else p for p in sources), key=lambda p: -len(p.parts))
+
+        def shown(path: Path) -> str:
+            for root in roots:
+                if path.is_relative_to(root):
+                    return path.relative_to(root if len(roots) == 1 else root.parent).as_posix()
+            return path.name
+
+        return [{"id": hit.id, "score": round(hit.score, 6), "path": shown(Path(hit.path))} for hit in hits]
 
     def _thumbnail(self, number: int, path: str, side: int) -> bytes:
         key = (number, side)
