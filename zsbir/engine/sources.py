@@ -1,0 +1,200 @@
+"""Where the images of a large job come from: folders, lists, tar files and Parquet tables, local or remote.
+
+A source is cut into shards, and a shard is the unit of everything: of scheduling, of output files, of starting again. Each
+shard is read from its beginning by one process, so tar files and tables need no index.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from zsbir.data.images import SUFFIXES
+from zsbir.errors import ZsbirError
+
+Item = tuple[str, str | bytes]
+"""The id of an image, and its local path or its encoded bytes."""
+
+_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
+_PATH_COLUMNS = ("path", "file", "url")
+_ID_COLUMNS = ("id", "key", "__key__")
+
+
+class Source(ABC):
+    """Images in shards.
+
+    Attributes:
+        shards: The shards' names, each with what changes when its content does: processes that share a job must agree
+            on them.
+    """
+
+    shards: Sequence[str]
+
+    @abstractmethod
+    def read(self, shard: int) -> Iterator[Item]:
+        """Yield the images of a shard in a fixed order.
+
+        Raises:
+            ZsbirError: If the shard cannot be read; a single broken image is the decoder's matter.
+        """
+
+
+def open_source(where: str | Path, block: int = 2048) -> Source:
+    """Open images by address.
+
+    Args:
+        where: A folder (searched at any depth), a text file with an address a line, or tar files or Parquet tables: one,
+            a folder of them, or a pattern with ``*``. Local, or with a protocol of fsspec: ``s3://bucket/photos/``.
+        block: Images a shard, where the source is single files.
+
+    Raises:
+        ZsbirError: If there is nothing there, or the protocol needs a package that is not installed.
+    """
+    where = str(where)
+    fs, path = _file_system(where)
+    found = _files(fs, path, where)
+    kinds = {_kind(name) for name in found}
+    for kind, source in (("tar", TarSource), ("parquet", ParquetSource)):
+        if kinds == {kind}:
+            return source(fs, found)
+        if kind in kinds:
+            raise ZsbirError(f"{where} holds {kind} files and others: give one kind, for instance '{where}/*.{kind}'")
+    if kinds == {"list"} and len(found) == 1:
+        with fs.open(found[0], "rt", encoding="utf-8", errors="surrogateescape") as lines:
+            return FileSource([line.strip() for line in lines if line.strip()], block)
+    images = [fs.unstrip_protocol(name) if _remote(fs) else name for name in found if _kind(name) == "image"]
+    if not images:
+        raise ZsbirError(f"{where} holds no image, no .tar and no .parquet file")
+    return FileSource(images, block)
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """Single files, `block` a shard, in the order of the list.
+
+    Attributes:
+        files: Local paths, or addresses with a protocol.
+        block: Files a shard.
+    """
+
+    files: Sequence[str]
+    block: int
+
+    @property
+    def shards(self) -> Sequence[str]:  # type: ignore[override]
+        """Return the shards' names: the first file of each and how many there are."""
+        starts = range(0, len(self.files), self.block)
+        return [f"{self.files[at]}+{min(self.block, len(self.files) - at)}" for at in starts]
+
+    def read(self, shard: int) -> Iterator[Item]:
+        """See `Source.read`."""
+        for file in self.files[shard * self.block : (shard + 1) * self.block]:
+            if "://" not in file:
+                yield file, file
+                continue
+            fs, path = _file_system(file)
+            try:
+                yield file, fs.cat_file(path)
+            except OSError:
+                yield file, b""  # the decoder says that it is empty, and the job goes on
+
+
+class TarSource(Source):
+    """Tar files as WebDataset writes them; a shard is a file, an image its member."""
+
+    def __init__(self, fs: Any, files: Sequence[str]) -> None:
+        self._fs, self._files = fs, list(files)
+        self.shards = [f"{name}@{fs.size(name)}" for name in self._files]
+
+    def read(self, shard: int) -> Iterator[Item]:
+        """See `Source.read`."""
+        name = self._files[shard]
+        try:
+            with self._fs.open(name, "rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+                for member in tar:
+                    if member.isfile() and _kind(member.name) == "image":
+                        data = tar.extractfile(member)
+                        yield f"{name}/{member.name}", data.read() if data is not None else b""
+        except (OSError, tarfile.TarError, EOFError) as error:
+            raise ZsbirError(f"the tar file {name} cannot be read: {error}") from None
+
+
+class ParquetSource(Source):
+    """Parquet tables; a shard is a file, an image a row: its bytes (``image``), or where it lies (``path``)."""
+
+    def __init__(self, fs: Any, files: Sequence[str]) -> None:
+        self._fs, self._files = fs, list(files)
+        self.shards = [f"{name}@{fs.size(name)}" for name in self._files]
+
+    def read(self, shard: int) -> Iterator[Item]:
+        """See `Source.read`."""
+        try:
+            from pyarrow import ArrowException
+            from pyarrow.parquet import ParquetFile
+        except ImportError:
+            raise ZsbirError("Parquet tables need pyarrow: run `pip install 'zsbir[ray]'`") from None
+        name = self._files[shard]
+        try:
+            with self._fs.open(name, "rb") as stream:
+                table = ParquetFile(stream)
+                names = table.schema_arrow.names
+                image, path, key = (_first(names, known) for known in (_IMAGE_COLUMNS, _PATH_COLUMNS, _ID_COLUMNS))
+                if image is None and path is None:
+                    wanted = ", ".join((*_IMAGE_COLUMNS, *_PATH_COLUMNS))
+                    raise ZsbirError(f"{name} has no column of images: name one of its columns {wanted}")
+                columns = [column for column in (image or path, key) if column is not None]
+                row = 0
+                for batch in table.iter_batches(256, columns=columns):
+                    for record in batch.to_pylist():
+                        value = record[columns[0]]
+                        value = value.get("bytes") or value.get("path") if isinstance(value, dict) else value
+                        yield str(record[key]) if key else f"{name}#{row}", b"" if value is None else value
+                        row += 1
+        except (OSError, ArrowException) as error:
+            raise ZsbirError(f"the table {name} cannot be read: {error}") from None
+
+
+def _file_system(where: str) -> tuple[Any, str]:
+    try:
+        fs, path = url_to_fs(where)
+    except (ImportError, ValueError) as error:
+        raise ZsbirError(f"{where} cannot be opened: {error}") from None
+    return fs, str(path)
+
+
+def _files(fs: Any, path: str, where: str) -> list[str]:
+    """Return the files that an address means, sorted."""
+    try:
+        if fsspec.core.has_magic(path):
+            found = fs.glob(path)
+        elif fs.isdir(path):
+            found = fs.find(path)
+        else:
+            found = [path] if fs.isfile(path) or fs.exists(path) else []
+    except (OSError, ImportError) as error:
+        raise ZsbirError(f"{where} cannot be listed: {error}") from None
+    if not found:
+        raise ZsbirError(f"there is nothing at {where}")
+    return sorted(str(name) for name in found)
+
+
+def _kind(name: str) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in SUFFIXES:
+        return "image"
+    return {".tar": "tar", ".tgz": "tar", ".parquet": "parquet", ".txt": "list", ".lst": "list"}.get(suffix, "other")
+
+
+def _remote(fs: Any) -> bool:
+    return "file" not in fs.protocol and "local" not in fs.protocol
+
+
+def _first(names: Sequence[str], known: Sequence[str]) -> str | None:
+    return next((name for name in known if name in names), None)
