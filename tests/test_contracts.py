@@ -17,7 +17,16 @@ from zsbir.types import Batch, Embeddings, Paths
 
 # Small settings where the published defaults are large; a new entry needs none unless its defaults are.
 TINY_VIT = {"name": "vit_tiny_patch16_224", "image_size": 32}
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 SMALL = {
+    "clip-prompt": {"model": TINY_CLIP},
+    "cmca": {"backbone": TINY_VIT, "image_size": None, "rank": 2},
+    "modality-aware": {"model": TINY_CLIP},
+    "zse": {"backbone": TINY_VIT, "heads": 3, "hidden": 16, "channels": 8},
     "dann": {"backbone": {"name": "tiny", "image_size": 32}},
     "frozen": {"backbone": {"name": "tiny", "image_size": 32}},
     "puxim": {"backbone": TINY_VIT, "masker": "random"},

@@ -1,4 +1,5 @@
 import io
+import pathlib
 import tarfile
 
 import numpy as np
@@ -57,7 +58,9 @@ def test_tar_files_are_shards_and_their_images_items(tmp_path):
     tars = tmp_path / "tars"
     tars.mkdir()
     for part in range(2):
-        members = [(f"{part}{n}.{kind}", encoded(n) if kind == "jpg" else b"{}") for n in range(3) for kind in ("jpg", "json")]
+        members = [
+            (f"{part}{n}.{kind}", encoded(n) if kind == "jpg" else b"{}") for n in range(3) for kind in ("jpg", "json")
+        ]
         pack(tars / f"{part:04d}.tar", members)
     source = open_source(tars)
     assert isinstance(source, TarSource)
@@ -81,7 +84,7 @@ def test_parquet_rows_are_images(tmp_path, photos, form):
     import pyarrow
 
     files = sorted(str(file) for file in photos.rglob("*.png"))
-    data = [open(file, "rb").read() for file in files]
+    data = [pathlib.Path(file).read_bytes() for file in files]
     columns = {
         "bytes": {"image": data},
         "struct": {"image": [{"bytes": item, "path": None} for item in data]},

@@ -85,6 +85,6 @@ def test_shuffling_moves_whole_patches():
 
 
 def test_a_clip_without_tokens_is_refused():
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
     with pytest.raises(ZsbirError, match="ViT"):
-        vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
         zsbir.build("clip-prompt", model={**CLIP, "vision_cfg": vision})

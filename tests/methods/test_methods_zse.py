@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.errors import ZsbirError
-from zsbir.matchers._pairs import CrossLayer, CrossRelation
+from zsbir.pairs import CrossLayer, CrossRelation
 
 
 def norm(module, x):
@@ -32,6 +32,7 @@ def test_cross_attention_is_multi_head_attention():
 def test_relation_score(layout):
     torch.manual_seed(0)
     relation = CrossRelation(8, (4, 4), 2, 16, 1, 6, 0.1, layout).eval()
+    relation.requires_grad_(False)
     sketch, photo = torch.randn(2, 3, 17, 8)
     drawn, shown, score = relation.compare(sketch, photo)
     a = relation.of_sketches[0](sketch, photo)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
@@ -33,6 +33,11 @@ def squash(image: Image.Image, size: int) -> Pixels:
 def bicubic(image: Image.Image, size: int) -> Pixels:
     """Resize both sides to `size`, bicubic with antialiasing, as PuXIM's release prepares photos."""
     return _resized(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def pad_black(image: Image.Image, size: int) -> Pixels:
+    """Resize keeping the ratio, bicubic, and pad with black, as the releases of clip-prompt and CMCA do."""
+    return np.array(ImageOps.pad(image, (size, size)), dtype=np.uint8)
 
 
 def crop_pad(image: Image.Image, size: int) -> Pixels:
@@ -60,6 +65,7 @@ def crop_pad_released(image: Image.Image, size: int) -> Pixels:
 WAYS: dict[str, Callable[[Image.Image, int], Pixels]] = {
     "squash": squash,
     "bicubic": bicubic,
+    "pad-black": pad_black,
     "crop-pad": crop_pad,
     "crop-pad-released": crop_pad_released,
 }

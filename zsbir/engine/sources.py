@@ -1,7 +1,7 @@
 """Where the images of a large job come from: folders, lists, tar files and Parquet tables, local or remote.
 
-A source is cut into shards, and a shard is the unit of everything: of scheduling, of output files, of starting again. Each
-shard is read from its beginning by one process, so tar files and tables need no index.
+A source is cut into shards, and a shard is the unit of everything: of scheduling, of output files, of starting again.
+Each shard is read from its beginning by one process, so tar files and tables need no index.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from zsbir.data.images import SUFFIXES
+from zsbir.data.formats import kind_of
 from zsbir.errors import ZsbirError
 
 Item = tuple[str, str | bytes]
@@ -49,8 +49,8 @@ class Source(ABC):
 def open_source(where: str | Path, block: int = 2048) -> Source:
     """Open images by address.
 
-    Args:
-        where: A folder (searched at any depth), a text file with an address a line, or tar files or Parquet tables: one,
+    Args: where: A folder (searched at any depth), a text file with an address a line, or tar files or Parquet tables:
+        one,
             a folder of them, or a pattern with ``*``. Local, or with a protocol of fsspec: ``s3://bucket/photos/``.
         block: Images a shard, where the source is single files.
 
@@ -186,10 +186,10 @@ def _files(fs: Any, path: str, where: str) -> list[str]:
 
 
 def _kind(name: str) -> str:
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in SUFFIXES:
-        return "image"
-    return {".tar": "tar", ".tgz": "tar", ".parquet": "parquet", ".txt": "list", ".lst": "list"}.get(suffix, "other")
+    """Return what an address names: an image, a tar file, a Parquet table, a list, or something else."""
+    ending = PurePosixPath(name).suffix.lower()
+    held = {".tar": "tar", ".tgz": "tar", ".parquet": "parquet", ".txt": "list", ".lst": "list"}
+    return held.get(ending) or ("image" if kind_of(name) == "image" else "other")
 
 
 def _remote(fs: Any) -> bool:

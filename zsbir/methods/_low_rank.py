@@ -56,7 +56,8 @@ def add_low_rank(vit: Any, rank: int, own_blocks: int = 0) -> list[LowRank]:
         ZsbirError: If the model has no blocks of such maps, or a number is out of range.
     """
     blocks = list(getattr(vit, "blocks", ()))
-    if not blocks or not all(isinstance(getattr(getattr(b, a, None), m, None), nn.Linear) for b in blocks for a, m, _ in _MAPS):
+    maps = [getattr(getattr(block, part, None), name, None) for block in blocks for part, name, _ in _MAPS]
+    if not blocks or not all(isinstance(found, nn.Linear) for found in maps):
         raise ZsbirError("low-rank updates need a timm ViT with fused q, k, v, such as 'vit_base_patch14_dinov2'")
     if rank < 1 or not 0 <= own_blocks <= len(blocks):
         raise ZsbirError(f"rank={rank} must be at least 1, and own_blocks={own_blocks} between 0 and {len(blocks)}")
@@ -64,9 +65,9 @@ def add_low_rank(vit: Any, rank: int, own_blocks: int = 0) -> list[LowRank]:
     added = []
     for number, block in enumerate(blocks):
         domains = 2 if number >= len(blocks) - own_blocks else 1
-        for part, name, maps in _MAPS:
+        for part, name, parts in _MAPS:
             owner = getattr(block, part)
-            update = LowRank(getattr(owner, name), rank, maps, domains)
+            update = LowRank(getattr(owner, name), rank, parts, domains)
             setattr(owner, name, update)
             added.append(update)
     return added

@@ -1,14 +1,16 @@
-"""clip-prompt: sketch and photo prompts for CLIP ("CLIP for all things zero-shot sketch-based image retrieval", CVPR 2023).
+"""clip-prompt: sketch and photo prompts for CLIP.
 
-CLIP's image encoder stays as it is; K vectors v_d are appended to its token row, after the position embedding and before
-the first norm, one set for sketches and one for photos. The prompts and the LayerNorms learn. With f_d(x) the
-projected class token, a sketch s, a photo p of its class, a photo n of another, and t_c the text feature of
-"a photo of a {class}"::
+CLIP for All Things Zero-Shot Sketch-Based Image Retrieval, CVPR 2023.
+
+CLIP's image encoder stays as it is; K vectors v_d are appended to its token row, after the position embedding and
+before the first norm, one set for sketches and one for photos. The prompts and the LayerNorms learn. With f_d(x) the
+projected class token, a sketch s, a photo p of its class, a photo n of another, π and π′ permutations of the patches,
+and t_c the text feature of "a photo of a {class}"::
 
     row  = [class, patches, v_d]
     loss = max(0, cos-dist(f(s), f(p)) − cos-dist(f(s), f(n)) + margin)
          + text · (CE(scale·cos(f(s), t), class) + CE(scale·cos(f(p), t), class))
-         + shuffle · max(0, cos-dist(f(π s), f(π p)) − cos-dist(f(π s), f(π′ p)) + margin)      π, π′ permutations of patches
+         + shuffle · max(0, cos-dist(f(π s), f(π p)) − cos-dist(f(π s), f(π′ p)) + margin)
 
 The official code (Sketch_LVM) has the first term alone. The text term is the paper's figure's and the second
 implementation's (ClipPrompt, with weight 0.5 and margin 0.3). The fine-grained part was never released: ``common=True``
@@ -19,8 +21,8 @@ Deviations from the official code:
 
 - Only the LayerNorms train beside the prompts. There, everything not called weight or bias trains too (the attention's
   input maps, the embeddings, the projection), at 1e-6, which its text does not mean: ``train="released"``.
-- Sketches are drawn in random order, not class by class; the best checkpoint is chosen on held-out seen classes, not by the
-  loss on the unseen ones.
+- Sketches are drawn in random order, not class by class; the best checkpoint is chosen on held-out seen classes, not
+  by the loss on the unseen ones.
 - Images are normalised as CLIP expects; both codes take ImageNet's statistics: ``preprocess``.
 - ClipPrompt puts the prompts before the class token, and so reads the first prompt as the embedding, and uses CLIP's
   logit scale without its exponential; here the class token is read and the scale is CLIP's.
@@ -88,7 +90,7 @@ class ClipPrompt(Method):
         super().__init__()
         if prompts < 1 or min(margin, text, shuffle, encoder_lr) < 0:
             raise ZsbirError("clip-prompt: prompts must be at least 1, margin, text, shuffle and encoder_lr at least 0")
-        encoder = BACKBONES.build({"name": "open-clip", "model": model}, pretrained=pretrained, weights=weights)
+        encoder: Any = BACKBONES.build({"name": "open-clip", "model": model}, pretrained=pretrained, weights=weights)
         if encoder.grid is None:
             raise ZsbirError(f"clip-prompt needs a CLIP whose image tower is a ViT, not {model!r}")
         self.encoder: Any = encoder

@@ -1,8 +1,8 @@
 """CMCA: cross-domain matrix compression adaptation (IJCNN 2025), by the authors of SBKA; and its released code.
 
-DINOv2 is frozen, and every linear map of its blocks learns a low-rank update, ``W x + B A x``. Sketches and photos share
-the updates but in the last block, where each domain has its own. With f the normalised class token, a sketch s, a photo p
-of its class and a photo n of another::
+DINOv2 is frozen, and every linear map of its blocks learns a low-rank update, ``W x + B A x``. Sketches and photos
+share the updates but in the last block, where each domain has its own. With f the normalised class token, a sketch s,
+a photo p of its class and a photo n of another::
 
     loss = max(0, cos-dist(f(s), f(p)) − cos-dist(f(s), f(n)) + margin)
 
@@ -12,8 +12,8 @@ Deviations from the release:
 
 - timm interpolates the position embedding for 224 px once, with antialiasing; DINOv2's own code does it at every step
   without. At the model's own size there is no difference.
-- Sketches are drawn in random order; the release's loader runs class by class. The best checkpoint is chosen on held-out
-  seen classes; the release takes the lowest loss on the unseen ones.
+- Sketches are drawn in random order; the release's loader runs class by class. The best checkpoint is chosen on
+  held-out seen classes; the release takes the lowest loss on the unseen ones.
 """
 
 from __future__ import annotations
@@ -85,8 +85,6 @@ class CMCA(Method):
         """Return the term ``triplet`` of a batch of triplets."""
         if batch.negative is None:
             raise ZsbirError("cmca trains on triplets: its recipe needs sampling='triplet'")
-        sketch, photo, negative = (
-            self.embed(images, domain).vector
-            for images, domain in ((batch.sketch, "sketch"), (batch.photo, "photo"), (batch.negative, "photo"))
-        )
+        sketch, photo = self.embed(batch.sketch, "sketch").vector, self.embed(batch.photo, "photo").vector
+        negative = self.embed(batch.negative, "photo").vector
         return {"triplet": cosine_triplet_loss(sketch, photo, negative, self.margin)}

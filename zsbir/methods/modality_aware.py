@@ -1,9 +1,10 @@
 """modality-aware: one meaning, one vector a modality (WACV 2024, and its released code, MA-ZS-SBIR).
 
-CLIP learns on (sketch, caption) and (photo, caption) pairs with its own contrastive loss, and beside it a vector e_m for each
-modality m, so that embedding − e_m is the meaning. A sketch is exchanged for a "photo": − e_sketch + e_photo. Sketches and
-photos never meet in a loss, so no pairs of them are needed; and words live in the same space, so a query may be composed
-of a sketch and a text. With x the image's and t the text's unit feature, i and j their modalities, c = norm(x + t)::
+CLIP learns on (sketch, caption) and (photo, caption) pairs with its own contrastive loss, and beside it a vector e_m
+for each modality m, so that embedding − e_m is the meaning. A sketch is exchanged for a "photo": − e_sketch +
+e_photo. Sketches and photos never meet in a loss, so no pairs of them are needed; and words live in the same space,
+so a query may be composed of a sketch and a text. With x the image's and t the text's unit feature, i and j their
+modalities, c = norm(x + t)::
 
     L_clip   = contrastive loss of x and t, over the batch
     L_centre = [1 − cos(x − e_i, c)] + [1 − cos(t − e_j, c)]
@@ -14,8 +15,8 @@ of a sketch and a text. With x the image's and t the text's unit feature, i and 
 
 Deviations from the release:
 
-- The best checkpoint is chosen on held-out seen classes; the release takes the lowest loss on the test part when no class is
-  held out, its default. Its class selection fills the first data set alone; here one data set trains.
+- The best checkpoint is chosen on held-out seen classes; the release takes the lowest loss on the test part when no
+  class is held out, its default. Its class selection fills the first data set alone; here one data set trains.
 - The published warm-up is 5 % of all steps, which the recipe takes in steps: ``--recipe warmup=N``.
 - Sketches and photos are drawn in equal numbers; the release goes through one list of all pairs, in order.
 - A fourth modality, a second kind of text, is part of the release's discriminator and of no pair: ``modalities=4``.
@@ -24,6 +25,7 @@ Deviations from the release:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,20 +46,13 @@ _PHOTO, _SKETCH = 0, 1
 class ModalityAware(Method):
     """CLIP with a vector for each modality: a sketch, less its vector and plus the photos', is searched as a photo.
 
-    Args:
-        model: An open_clip model: name, or its configuration as a mapping.
-        pretrained: Load OpenAI's weights (needs the network once).
-        weights: A local file with CLIP's weights instead.
-        modalities: How many vectors: photo, sketch, and one or two kinds of text, of which the last is paired with images.
-        exchange: Embed a sketch as the photo it stands for; False: as CLIP does (the release reports both).
-        weight_clip: Weight of L_clip; so on for the other terms.
-        weight_centre: Of L_centre.
-        weight_discriminator: Of L_disc.
-        weight_reconstruction: Of L_rec.
-        weight_orthogonality: Of L_orth.
-        scale: Logarithm of CLIP's logit scale at the start.
-        clip_lr: Learning rate of CLIP, as a share of the recipe's.
-        preprocess: Changes to how images are prepared, see `Preprocess`.
+    Args: model: An open_clip model: name, or its configuration as a mapping. pretrained: Load OpenAI's weights (needs
+        the network once). weights: A local file with CLIP's weights instead. modalities: How many vectors: photo,
+        sketch, and one or two kinds of text, of which the last is paired with images. exchange: Embed a sketch as the
+        photo it stands for; False: as CLIP does (the release reports both). weight_clip: Weight of L_clip; so on for
+        the other terms. weight_centre: Of L_centre. weight_discriminator: Of L_disc. weight_reconstruction: Of L_rec.
+        weight_orthogonality: Of L_orth. scale: Logarithm of CLIP's logit scale at the start. clip_lr: Learning rate
+        of CLIP, as a share of the recipe's. preprocess: Changes to how images are prepared, see `Preprocess`.
 
     Raises:
         ZsbirError: If there are fewer than three modalities, or a weight is negative.
@@ -94,9 +89,9 @@ class ModalityAware(Method):
         self.clip.requires_grad_(True)
         self.clip.logit_scale.data.fill_(scale)
         self.tokens = clip_tokenizer(model)
-        size, statistics = self.clip.visual.image_size, image_statistics(self.clip.visual)
-        published = Preprocess(int(size[0] if isinstance(size, (tuple, list)) else size), *statistics)
-        self.preprocess = Preprocess.of(published, preprocess)
+        size, (mean, std) = self.clip.visual.image_size, image_statistics(self.clip.visual)
+        side = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self.preprocess = Preprocess.of(SimpleNamespace(image_size=side, mean=mean, std=std), preprocess)
         width = self.clip.text_projection.shape[-1]
         self.vectors = nn.Parameter(torch.randn(modalities, width))
         self.discriminator = nn.Linear(width, modalities)

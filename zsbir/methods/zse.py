@@ -1,11 +1,13 @@
-"""ZSE: zero-shot everything, explainable ("Zero-shot everything sketch-based image retrieval, and in explainable style",
-CVPR 2023, and its released code).
+"""ZSE: zero-shot everything, explainable.
 
-A ViT gives the tokens of a sketch and of a photo. A cross-attention layer lets each look at the other: the query is its
-own token, the key the other's, the value its own. A relation network compares the tokens of both, pair by pair. With f the
-class token after the cross-attention, r(s, p) the relation network's score in (0, 1)::
+Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style, CVPR 2023, and its released code.
 
-    loss = 2 · max(0, ‖f(s) − f(p)‖ − ‖f(s) − f(n)‖ + 1) + 4 · MSE(r, target)        target: .99 for (s, p), .01 for (s, n)
+A ViT gives the tokens of a sketch and of a photo. A cross-attention layer lets each look at the other: the query is
+its own token, the key the other's, the value its own. A relation network compares the tokens of both, pair by pair.
+With f the class token after the cross-attention, r(s, p) the relation network's score in (0, 1)::
+
+    loss = 2 · max(0, ‖f(s) − f(p)‖ − ‖f(s) − f(n)‖ + 1) + 4 · MSE(r, target)      target: .99 for (s, p), .01 for (s,
+    n)
 
 To embed, the ViT alone runs (``sa`` in the paper); the relation score needs a pass for each pair, so the matcher
 ``relation`` takes it for the best of the cosine ranking: 15,229 sketches by 17,101 photos would be 260 million passes.
@@ -34,9 +36,9 @@ from zsbir.backbones.base import Backbone
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import triplet_loss
-from zsbir.matchers._pairs import CrossRelation
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
+from zsbir.pairs import CrossRelation
 from zsbir.types import Batch, Domain, Features
 
 

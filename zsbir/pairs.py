@@ -20,7 +20,8 @@ class _Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., dim)."""
-        return self.a * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6) + self.b
+        scaled: Tensor = self.a * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6) + self.b
+        return scaled
 
 
 class CrossLayer(nn.Module):
@@ -50,7 +51,8 @@ class CrossLayer(nn.Module):
         rate = self.dropout.p if self.training else 0.0
         seen = F.scaled_dot_product_attention(q, k, v, dropout_p=rate).transpose(1, 2).flatten(2)
         own = self.norms[0](own + self.dropout(self.out(seen)))
-        return self.norms[1](own + self.dropout(self.feed(own)))
+        mixed: Tensor = self.norms[1](own + self.dropout(self.feed(own)))
+        return mixed
 
 
 class CrossRelation(nn.Module):
