@@ -122,7 +122,7 @@ def load_weights(module: nn.Module, file: str | Path, skip: tuple[str, ...] = ()
     if len(in_order) >= len(wanted) and all(own[k].shape == v.shape for k, v in zip(wanted, in_order, strict=False)):
         module.load_state_dict(dict(zip(wanted, in_order, strict=False)), strict=False)
         return
-    raise ZsbirError(f"the weights in {file} do not fit {type(module).__name__}: {misfits(own, given)}")
+    raise ZsbirError(f"the weights in {file} do not fit {type(module).__name__}: {misfits(own, vit_names(given))}")
 
 
 def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
