@@ -85,12 +85,28 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         raise ZsbirError(f"{file} cannot be written ({error}): make room and run the same command again") from None
 
 
+@contextmanager
+def reading(what: str, file: str | Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read and decoded into one sentence.
+
+    Decoders raise errors of many kinds on damaged files, so all are taken.
+
+    Raises:
+        ZsbirError: If the block fails.
+    """
+    try:
+        yield
+    except ZsbirError:
+        raise
+    except Exception as error:
+        kind = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).split("\n")[0][:200]
+        raise ZsbirError(f"the {what} {file} cannot be read: {kind or type(error).__name__}") from error
+
+
 def read_json(file: Path) -> Any:
     """Read JSON; raises ZsbirError if the file is missing or broken."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ZsbirError(f"{file} cannot be read: {error}") from error
+    with reading("file", file), open_regular(file) as stream:
+        return json.loads(stream.read())
 
 
 @contextmanager

@@ -67,11 +67,11 @@ def test_mistakes(pets, written, tmp_path):
 
     with pytest.raises(ZsbirError, match="leave out"):
         build(unseen="cat")
-    with pytest.raises(ZsbirError, match="cannot read"):
+    with pytest.raises(ZsbirError, match="none.json cannot be read"):
         build(split=tmp_path / "none.json")
     edited = tmp_path / "edited.json"
     for text, message in (
-        ("x", "not JSON"),
+        ("x", "edited.json cannot be read: Expecting value"),
         ("{}", "not a split file"),
         (json.dumps({**manifest, "classes": {**manifest["classes"], "test": ["cat"]}}), "changed after"),
     ):

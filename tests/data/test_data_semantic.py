@@ -140,3 +140,18 @@ def test_files_that_are_not_wordnet_are_refused(tmp_path, net):
         WordNet(tmp_path)
     with pytest.raises(ZsbirError, match="no noun synset"):
         net.ancestors("n99999999")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "00001740 03 n 01 entity 0 99999999999 @ 00001740 n 0000 | far fewer pointers than it says",
+        "00001740 03 n ffffffffff entity 0 000 | far fewer words",
+        "00001740",
+    ],
+)
+def test_damaged_wordnet_files_give_one_sentence(tmp_path, line):
+    (tmp_path / "index.noun").write_text("")
+    (tmp_path / "data.noun").write_text(line + "\n")
+    with pytest.raises(ZsbirError, match=r"data\.noun is not a WordNet 3\.0 database file"):
+        WordNet(tmp_path)

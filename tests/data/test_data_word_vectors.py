@@ -53,8 +53,17 @@ def test_missing_file_unknown_source_and_unknown_option(tmp_path):
         class_weights(str(tmp_path / "none.txt"), ["a", "b"])
     with pytest.raises(ZsbirError, match="wordnet"):
         class_weights({"name": "wordnett"}, ["a", "b"])
-    with pytest.raises(ZsbirError, match="no option 'modle'"):
+    with pytest.raises(ZsbirError, match="'clip' has no argument 'modle'"):
         class_weights({"name": "clip", "modle": "x"}, ["a", "b"])
+    with pytest.raises(ZsbirError, match="path"):
+        class_weights({"name": "file"}, ["a", "b"])
+    (tmp_path / "a_embeddings.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'shape': (99999999999,)}\n")
+    (tmp_path / "a_labels.txt").write_text("a\nb\n")
+    with pytest.raises(ZsbirError, match="a_embeddings.npy cannot be read"):
+        class_weights(str(tmp_path / "a_embeddings.npy"), ["a", "b"])
+    (tmp_path / "glove.txt").write_text("a 1 x\nb 1 2\n")
+    with pytest.raises(ZsbirError, match="glove.txt cannot be read"):
+        class_weights(str(tmp_path / "glove.txt"), ["a", "b"])
 
 
 def test_equal_names_get_the_largest_weight_not_infinity():

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,21 +154,23 @@ def check_parts(
 
         return advance
 
+    where = str(root)
     # One process: a stat costs less than sending its path to another one.
-    held = _joined(list(in_chunks(sizes, root, paths, 1, stage("sizes", len(paths)))), np.int64)
+    held = _joined(list(in_chunks(partial(sizes, where), paths, 1, stage("sizes", len(paths)))), np.int64)
     _problem(report, "missing files", [paths[i] for i in np.flatnonzero(held == MISSING).tolist()])
     _problem(report, "empty files", [paths[i] for i in np.flatnonzero(held == 0).tolist()])
     candidates = np.flatnonzero((held > 0) & (_shared(held, is_test) | _shared(held, is_photo)))
     some = paths.take(candidates)
-    prints = _joined(list(in_chunks(fingerprints, root, some, workers, stage("hashes", len(some)))), np.uint64)
+    found = in_chunks(partial(fingerprints, where), some, workers, stage("hashes", len(some)))
+    prints = _joined(list(found), np.uint64)
     pairs = _twins(root, some, prints, is_test[candidates])
     _problem(report, "duplicates between training and test", [f"{a} = {b}" for a, b in pairs])
     pairs = _twins(root, some, prints, is_photo[candidates])
     _problem(report, "duplicates between sketch and photo", [f"{a} = {b}" for a, b in pairs])
     if decode:
         report.decoded = True
-        found = in_chunks(undecodable, root, paths, workers, stage("decoding", len(paths)))
-        _problem(report, "undecodable images", [text for chunk in found for text in chunk])
+        texts = in_chunks(partial(undecodable, where), paths, workers, stage("decoding", len(paths)))
+        _problem(report, "undecodable images", [text for chunk in texts for text in chunk])
     return report
 
 

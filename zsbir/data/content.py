@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from zsbir.data.formats import kind_of
+from zsbir.data.images import load_image
 from zsbir.data.strokes import drawing_bytes, drawing_size
 from zsbir.errors import ZsbirError
 from zsbir.files import open_regular, stamp
 from zsbir.types import Paths
 
 R = TypeVar("R")
-CHUNK = 1000
+CHUNK = 500
 MISSING = -1
 
 
@@ -60,35 +61,33 @@ def fingerprints(root: str, paths: Paths) -> npt.NDArray[np.uint64]:
     """
     prints = np.zeros(len(paths), dtype=np.uint64)
     for row, path in enumerate(paths):
-        try:
+        with suppress(ZsbirError):  # missing files are reported by their size
             content = record_bytes(f"{root}/{path}")
-        except ZsbirError:
-            continue  # missing files are reported by their size
-        prints[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
+            prints[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
     return prints
 
 
 def undecodable(root: str, paths: Paths) -> list[str]:
     """Decode every record; return the messages of those that fail."""
-    from zsbir.data.images import load_image
+    return failures(lambda path: load_image(f"{root}/{path}"), paths)
 
+
+def failures(use: Callable[[str], object], paths: Paths) -> list[str]:
+    """Return the messages of the records that `use` refuses."""
     problems = []
     for path in paths:
         try:
-            load_image(f"{root}/{path}")
+            use(path)
         except ZsbirError as error:
             problems.append(str(error))
     return problems
 
 
-def in_chunks(
-    work: Callable[[str, Paths], R], root: Path, paths: Paths, workers: int, tick: Callable[[int], object]
-) -> Iterator[R]:
-    """Yield ``work(root, chunk)`` for chunks of `paths`, in order.
+def in_chunks(work: Callable[[Paths], R], paths: Paths, workers: int, tick: Callable[[int], object]) -> Iterator[R]:
+    """Yield ``work(chunk)`` for chunks of `paths`, in order.
 
     Args:
-        work: A function of this module.
-        root: What the paths are relative to.
+        work: What can be sent to another process; it is sent once to each.
         paths: All paths.
         workers: Processes; 1: none but this one.
         tick: Called with the number of paths of each finished chunk.
@@ -96,12 +95,23 @@ def in_chunks(
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     if workers <= 1 or len(chunks) < 2:
         for chunk in chunks:
-            yield work(str(root), chunk)
+            yield work(chunk)
             tick(len(chunk))
         return
     # spawn: a fork of a process with torch's threads in it can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running: list[Future[R]] = [pool.submit(work, str(root), chunk) for chunk in chunks]
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (work,)) as pool:
+        running: list[Future[R]] = [pool.submit(_work_on, chunk) for chunk in chunks]
         for future, chunk in zip(running, chunks, strict=True):
             yield future.result()
             tick(len(chunk))
+
+
+_work: list[Callable[[Paths], Any]] = []
+
+
+def _begin(work: Callable[[Paths], Any]) -> None:
+    _work[:] = [work]
+
+
+def _work_on(chunk: Paths) -> Any:
+    return _work[0](chunk)

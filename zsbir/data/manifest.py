@@ -25,6 +25,7 @@ import numpy as np
 from zsbir.data.formats import split_record
 from zsbir.data.hashes import content_hash
 from zsbir.errors import ZsbirError
+from zsbir.files import open_regular, reading
 from zsbir.types import Domain, Paths, Records, Split
 
 FORMAT = "zsbir-split-2"
@@ -136,12 +137,8 @@ def read_manifest(file: str | Path, root: Path, **given: Any) -> dict[str, Any]:
     if any(given.values()):
         raise ZsbirError(f"the split {file} says what is seen and held out: leave out {', '.join(given)}")
     path = Path(file)
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ZsbirError(f"cannot read the split file {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ZsbirError(f"the split file {path} is not JSON: {error}") from None
+    with reading("split file", path), open_regular(path) as stream:
+        body = json.loads(stream.read())
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ZsbirError(f"{path} is not a split file of `zsbir datasets split` (format {FORMAT})")
     if digest(body) != body.get("sha256"):

@@ -17,7 +17,6 @@ A plain string is a file's path. Class names are spelt as `zsbir.names` says the
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,9 +27,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zsbir.arguments import checked, close_matches
 from zsbir.errors import ZsbirError
+from zsbir.files import reading
 from zsbir.names import prompt_name, word_names
-from zsbir.registry import close_matches
 
 Vectors = npt.NDArray[np.float32]
 
@@ -53,16 +53,8 @@ def class_weights(source: str | Mapping[str, Any], classes: Sequence[str]) -> Te
     name = str(spec.pop("name", ""))
     if name not in _SOURCES:
         raise ZsbirError(f"there is no source of class meanings {name!r}. {close_matches(name, [*_SOURCES])}")
-    function = _SOURCES[name]
-    for key in spec:
-        known = list(inspect.signature(function).parameters)[1:]
-        if key not in known:
-            raise ZsbirError(
-                f"the source of class meanings {name!r} has no option {key!r}. {close_matches(key, known)}"
-            )
-    if name == "file" and "path" not in spec:
-        raise ZsbirError("the source of class meanings 'file' needs a path")
-    found = function(classes, **spec)
+    read = checked(f"the source of class meanings {name!r}")(_SOURCES[name])
+    found = read(classes, **spec)
     distance = torch.from_numpy(found).double() if name == "wordnet" else _distances(found)
     return inverse_distance(_complete(distance, classes, name))
 
@@ -121,10 +113,8 @@ def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = No
     if not names_file.is_file():
         raise ZsbirError(f"{file} needs the names of its rows, one a line, in {names_file} (or give labels=FILE)")
     names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    try:
+    with reading("word vectors", file):
         table = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ZsbirError(f"the word vectors in {file} cannot be read: {error}") from None
     if table.ndim != 2 or len(table) != len(names) or table.dtype.kind not in "fiu":
         shape = f"{tuple(table.shape)} {table.dtype}"
         raise ZsbirError(f"{file} is {shape}; it must hold one row of numbers for each of {names_file}'s {len(names)}")
@@ -140,14 +130,11 @@ def _from_text(classes: Sequence[str], file: Path) -> Vectors:
     spellings = [["_".join(words), "-".join(words), "".join(words)] for words in parts]
     wanted = {word for words in parts for word in words} | {whole for three in spellings for whole in three}
     found: dict[str, Vectors] = {}
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for line in lines:
-                word, _, numbers = line.partition(" ")
-                if word in wanted:
-                    found[word] = np.array(numbers.split(), dtype=np.float32)
-    except ValueError as error:
-        raise ZsbirError(f"{file} is no text file of word vectors (a word and its numbers a line): {error}") from None
+    with reading("word vectors", file), file.open(encoding="utf-8") as lines:
+        for line in lines:
+            word, _, numbers = line.partition(" ")
+            if word in wanted:
+                found[word] = np.array(numbers.split(), dtype=np.float32)
     if len({row.shape for row in found.values()}) > 1:
         raise ZsbirError(f"the word vectors in {file} have different lengths")
     width = len(next(iter(found.values()), []))
@@ -166,17 +153,7 @@ def vectors_from_clip(
     tag: str | None = "openai",
     template: str = "a photo of a {}",
 ) -> Vectors:
-    """Encode the class names with an open_clip text encoder; (C, D) float32, L2-normalised.
-
-    Args:
-        classes: The class names.
-        model: open_clip's name of the model, or its configuration as a mapping.
-        tag: open_clip's tag of the weights, or a local file; None: random weights.
-        template: What the name, as `zsbir.names.prompt_name` says it, is put into.
-
-    Raises:
-        ZsbirError: If there is no such model, or its weights cannot be had.
-    """
+    """Encode the class names, put into `template`, with an open_clip text encoder; (C, D) float32, L2-normalised."""
     from zsbir.clip import clip_tokenizer, create_clip
 
     tokens = clip_tokenizer(model)([template.format(prompt_name(name)) for name in classes])
@@ -186,15 +163,7 @@ def vectors_from_clip(
 
 
 def vectors_from_sentences(classes: Sequence[str], model: str = "all-MiniLM-L6-v2") -> Vectors:
-    """Encode the class names with a sentence-transformers model; (C, D) float32, L2-normalised.
-
-    Args:
-        classes: The class names.
-        model: Its name, or a local folder.
-
-    Raises:
-        ZsbirError: If the package is not installed, or the model cannot be had.
-    """
+    """Encode the class names with a sentence-transformers model; (C, D) float32, L2-normalised."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -204,7 +173,7 @@ def vectors_from_sentences(classes: Sequence[str], model: str = "all-MiniLM-L6-v
     except Exception as error:  # the hub client raises many kinds, and each means the same to the user
         reason = str(error).strip().split("\n")[0][:200]
         raise ZsbirError(
-            f"the sentence-transformers model {model} cannot be had ({type(error).__name__}: {reason}): connect to "
+            f"the sentence-transformers model {model} cannot be loaded ({type(error).__name__}: {reason}): connect to "
             "the network, or give a local folder"
         ) from error
     rows = encoder.encode([prompt_name(name) for name in classes], normalize_embeddings=True)

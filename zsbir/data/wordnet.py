@@ -55,7 +55,7 @@ class WordNet:
             queue = deque([synset])
             while queue:
                 current = queue.popleft()
-                for parent in self._parents[current]:
+                for parent in self._parents[self._known(current)]:
                     if parent not in found:
                         found[parent] = found[current] + 1
                         queue.append(parent)
@@ -84,10 +84,13 @@ class WordNet:
         words = int(part[3], 16)
         pointers = 4 + 2 * words
         many = int(part[pointers])
-        found = [part[pointers + 1 + 4 * i : pointers + 5 + 4 * i] for i in range(many)]
+        links = part[pointers + 1 : pointers + 1 + 4 * many]
+        if len(links) != 4 * many:
+            raise ValueError("fewer pointers than said")
         synset = f"n{part[0]}"
         # @ is a hypernym, @i the class of an instance ("Eiffel Tower").
-        self._parents[synset] = tuple(f"n{target}" for symbol, target, kind, _ in found if symbol in ("@", "@i"))
+        targets = zip(links[::4], links[1::4], strict=True)
+        self._parents[synset] = tuple(f"n{target}" for symbol, target in targets if symbol in ("@", "@i"))
         self._words[synset] = tuple(part[4:pointers:2])
 
     def _lines(self, file: str) -> list[str]:

@@ -1,0 +1,32 @@
+"""Files: damaged ones give one sentence, odd ones are not opened."""
+
+import os
+
+import pytest
+
+from zsbir.errors import ZsbirError
+from zsbir.files import open_regular, read_json
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a": \xff}', "utf-8"),
+        (b"1" * 5000, "digits"),
+    ],
+)
+def test_damaged_json_gives_one_sentence(tmp_path, content, reason):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ZsbirError, match=rf"a\.json cannot be read: .*{reason}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    for file in (tmp_path / "pipe.json", "/dev/zero"):
+        with pytest.raises(OSError, match="no regular file"):
+            open_regular(file)
+    with pytest.raises(ZsbirError, match="no regular file"):
+        read_json(tmp_path / "pipe.json")
