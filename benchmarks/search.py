@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from _results import processor
 
 from zsbir.search.stores import STORES
-from zsbir.search.web.measures import resident
 
 SPECS = {
     "exact": {"name": "exact"},
@@ -33,6 +33,10 @@ SPECS = {
     "milvus": {"name": "milvus"},
 }
 RESULTS = Path(__file__).parent / "results"
+
+
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 def clustered(
@@ -62,7 +66,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         store = STORES.build(SPECS[name])
         store.open(Path(folder), args.dim)
-        began, before = time.perf_counter(), resident() or 0
+        began, before = time.perf_counter(), resident()
         for start, part in clustered(args.count, args.dim, 1):
             store.add(np.arange(start, start + len(part)), part)
         store.flush()
@@ -85,7 +89,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         found, times = timed(lambda query: store.search(query[None], 20)[1][0], queries)
         row |= times
         row["recall_at_20"] = float(np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found, ids, strict=True)]))
-        row["memory_mb"] = ((resident() or 0) - before) / 1e6
+        row["memory_mb"] = (resident() - before) / 1e6
         if name == "exact":
             matrix = store._file.rows
             _, plain = timed(lambda query: matrix @ query, queries)
@@ -139,7 +143,7 @@ def load_test(args: argparse.Namespace) -> dict[str, Any]:
         time.sleep(args.seconds / 3)
         early = resident()
         done = [one.result() for one in users]
-    result["memory_mb"] = {"after_a_third": (early or 0) / 1e6, "at_the_end": (resident() or 0) / 1e6}
+    result["memory_mb"] = {"after_a_third": early / 1e6, "at_the_end": resident() / 1e6}
     server.should_exit = True
     thread.join()
     seconds = np.array([second for one, _ in done for second in one])

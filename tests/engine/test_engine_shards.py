@@ -167,3 +167,21 @@ def test_parts_are_plain_files(photos, model, tmp_path):
     first = load_file(parts / "000000.safetensors")
     about = json.loads((parts / "000000.json").read_text())
     assert len(first["rows"]) + len(about["skipped"]) == about["images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--threads", "0"], "--threads 0"),
+        (["--workers", "-1"], "--workers -1"),
+        (["--block", "0"], "--block 0"),
+        (["--shard", "9/8"], "--shard"),
+        (["--part", "train"], "--part"),
+    ],
+)
+def test_what_embed_refuses(photos, model, tmp_path, capsys, more, message):
+    assert main(["embed", str(model), "--photos", str(photos), "--out", str(tmp_path / "e"), *more]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["embed", str(model), "--domain", "sketch", "--out", str(tmp_path / "e")]) == 2
+    assert "--domain" in capsys.readouterr().err

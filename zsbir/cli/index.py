@@ -31,7 +31,8 @@ def index(
     Args:
         out: The index; one that exists is added to.
         photos: A folder (searched at any depth), or a text file with a path a line. Default: all that the index has.
-        model: A run folder of `zsbir train`, or a method or backbone by name; default: CLIP, without training.
+        model: A run folder of `zsbir train`, or a method or backbone by name; default: CLIP, or a small
+            one where its weights cannot be downloaded.
         store: Where vectors are kept: exact (default), faiss, milvus. Of a new index only.
         set: Settings of the store, key=value: kind=hnsw. Of a new index only.
         matcher: Also fit this matcher on all photos, for `zsbir search --matcher`.

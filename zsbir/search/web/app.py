@@ -22,14 +22,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from zsbir.data.images import load_image
 from zsbir.errors import ZsbirError
 from zsbir.search.index import Hit, Index
 from zsbir.search.uploads import Limits, RefusedError
-from zsbir.search.web.api import openapi
 from zsbir.search.web.bodies import Bodies
 from zsbir.search.web.guard import Guard, Settings, problem
 from zsbir.search.web.measures import Measures
@@ -51,9 +50,11 @@ class Site:
 
     def __init__(self, index: Index, settings: Settings, limits: Limits) -> None:
         self.index, self.settings, self.limits = index, settings, limits
-        self.measures = Measures()
+        self.measures = Measures(lambda: len(index))
         self.bodies = Bodies(settings, limits.size)
-        self.page = files("zsbir.search.web").joinpath("page.html").read_text(encoding="utf-8")
+        here = files("zsbir.search.web")
+        self.page = here.joinpath("page.html").read_text(encoding="utf-8")
+        self.description = here.joinpath("openapi.json").read_bytes()
         self._thumbnails: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._places = asyncio.Semaphore(2)
@@ -67,9 +68,7 @@ class Site:
     async def search(self, request: Request) -> Response:
         """Photos for a drawing, strokes, a text or another photo."""
         async with self.bodies.read(request) as body:
-            asked = await self._working(
-                partial(wanted, request.headers, request.query_params, body, self.settings, self.limits)
-            )
+            asked = await self._working(partial(wanted, request.headers, request.query_params, body, self.limits))
         hits = await self._working(partial(self._find, asked))
         return JSONResponse({"hits": self._plain(hits)})
 
@@ -94,11 +93,11 @@ class Site:
 
     async def metrics(self, request: Request) -> Response:
         """Counters for Prometheus."""
-        return PlainTextResponse(self.measures.text(len(self.index)), media_type="text/plain; version=0.0.4")
+        return Response(self.measures.text(), media_type="text/plain; version=0.0.4")
 
     async def describe(self, request: Request) -> Response:
         """The API's description."""
-        return JSONResponse(openapi(self.settings, self.limits))
+        return Response(self.description, media_type="application/json")
 
     async def _working(self, work: Callable[[], T]) -> T:
         """Do something slow in a thread, two at a time, in bounded time and with a bounded queue."""

@@ -29,7 +29,6 @@ class Settings:
         hosts: Values of the Host header that are answered, without port; empty: any.
         rate: Requests a second of one client.
         burst: Requests at once of one client.
-        max_k: Largest number of photos in an answer.
         seconds: Longest time of a search.
         waiting: Searches that may wait; more are answered 503.
         bodies: Requests with a body that are read or worked on at once.
@@ -43,7 +42,6 @@ class Settings:
     hosts: tuple[str, ...] = LOOPBACK
     rate: float = 50.0
     burst: int = 200
-    max_k: int = 200
     seconds: float = 30.0
     waiting: int = 64
     bodies: int = 128

@@ -10,11 +10,13 @@ from typing import Any
 from PIL import Image
 
 from zsbir.search.uploads import Limits, RefusedError, decode_strokes, decode_upload
-from zsbir.search.web.guard import Settings
 
 IMAGES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml")
 _FIELDS = {"strokes", "text", "mix", "k", "like"}
 _LONGEST = 500
+
+MOST = 1000
+"""Photos in one answer."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,7 @@ class Wanted:
     like: int | None = None
 
 
-def wanted(
-    headers: Mapping[str, str], query: Mapping[str, str], body: bytes, settings: Settings, limits: Limits
-) -> Wanted:
+def wanted(headers: Mapping[str, str], query: Mapping[str, str], body: bytes, limits: Limits) -> Wanted:
     """Read a request: an image as the body, or JSON with strokes, a text or a photo's number.
 
     Raises:
@@ -53,7 +53,7 @@ def wanted(
                     given[key] = number(given[key])
                 except ValueError:
                     raise RefusedError(f"{key} must be a number", 422) from None
-        return _checked({**given, "image": decode_upload(body, limits)}, settings)
+        return _checked({**given, "image": decode_upload(body, limits)})
     # A plain form cannot send these types, so a page elsewhere cannot make a browser search here unasked.
     if kind != "application/json":
         raise RefusedError(f"send {', '.join(IMAGES)} or application/json", 415)
@@ -66,13 +66,13 @@ def wanted(
     values = {key: value for key, value in values.items() if value is not None}
     if "strokes" in values:
         values["image"] = decode_strokes(values.pop("strokes"), limits)
-    return _checked(values, settings)
+    return _checked(values)
 
 
-def _checked(given: dict[str, Any], settings: Settings) -> Wanted:
+def _checked(given: dict[str, Any]) -> Wanted:
     k, mix, text, like = given.get("k", 20), given.get("mix", 0.5), given.get("text", ""), given.get("like")
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= settings.max_k:
-        raise RefusedError(f"k must be a whole number from 1 to {settings.max_k}", 422)
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
+        raise RefusedError(f"k must be a whole number from 1 to {MOST}", 422)
     if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not 0 <= mix <= 1:
         raise RefusedError("mix must be a number from 0 to 1", 422)
     if not isinstance(text, str) or len(text) > _LONGEST or any(0xD800 <= ord(c) < 0xE000 for c in text):
