@@ -28,12 +28,15 @@ def draw(kind: str, fill: tuple[int, int, int] | None, shift: int, size: int = 3
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
     """A folder data set: 4 classes, 6 sketches and 6 photos each, 32 pixels."""
-    root = tmp_path_factory.mktemp("shapes")
+    return write_shapes(tmp_path_factory.mktemp("shapes"), CLASSES)
+
+
+def write_shapes(root, classes, count=6):
     for domain in ("sketch", "photo"):
-        for name, colour in CLASSES.items():
+        for name, colour in classes.items():
             folder = root / domain / name
             folder.mkdir(parents=True)
-            for i in range(6):
+            for i in range(count):
                 draw(name, None if domain == "sketch" else colour, i).save(folder / f"{i}.png")
     return root
 

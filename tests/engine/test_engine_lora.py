@@ -51,7 +51,7 @@ def test_adapters_start_silent_alone_learn_and_merge(backbone, shared):
     with torch.no_grad():
         changed = method.embed(images, "sketch").vector
     assert not torch.allclose(changed, before, atol=1e-3)
-    state = adapters.plain_state()
+    state = adapters.plain_state(method)
     assert set(state) == names
     adapters.merge()
     assert set(method.state_dict()) == names
@@ -114,9 +114,9 @@ def test_run_resumes_exactly_and_saves_plain_methods(shapes, lora_recipe, tmp_pa
 
 
 def test_wrong_settings_are_named(shapes, recipe):
-    with pytest.raises(ZsbirError, match=r"lora has no setting 'ranks'\. Did you mean 'rank'"):
+    with pytest.raises(ZsbirError, match=r"lora has no argument 'ranks'\. Did you mean 'rank'"):
         recipe_from({"lora": {"ranks": 2}}, recipe)
-    with pytest.raises(ZsbirError, match="rank of at least 1"):
+    with pytest.raises(ZsbirError, match="rank=0 must be a whole number of at least 1"):
         recipe_from({"lora": {"rank": 0}}, recipe)
     method = zsbir.build("dann", backbone={"name": "tiny", "image_size": 32, "width": 8})
     with pytest.raises(ZsbirError, match=r"no layer of the backbone matches .*net\.\*"):

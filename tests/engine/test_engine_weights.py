@@ -1,11 +1,13 @@
 """Frozen parameters, layer-wise rates, averaged weights, and exported towers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import zsbir
 from tests.engine.conftest import same_weights
-from zsbir.engine.optim import make_optimizer
+from zsbir.engine.optim import lr_factor, make_optimizer
 from zsbir.engine.trainer import Trainer
 from zsbir.engine.weights import Average, freeze, layer_rates
 from zsbir.errors import ZsbirError
@@ -40,18 +42,42 @@ def test_fixed_norms_keep_their_statistics_and_still_train(shapes, recipe):
     assert any(not torch.equal(norm.running_mean, before[name][0]) for name, norm in norms.items())
 
 
-def test_layers_train_at_falling_rates():
+def test_each_layer_trains_at_half_the_rate_of_the_one_above():
     method = zsbir.build("dann", backbone={"name": "test_vit", "image_size": 160}, shared=True)
     optimizer = make_optimizer(method, zsbir.Recipe(lr=1.0, layer_decay=0.5))
     rate = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
     net = next(m for m in method.modules() if hasattr(m, "group_matcher"))
-    blocks = [rate[id(block.attn.qkv.weight)] for block in net.blocks]
-    assert blocks == sorted(blocks)
-    assert blocks[0] * 2 == blocks[1]
-    assert rate[id(next(iter(net.patch_embed.parameters())))] < blocks[0]
-    assert max(rate.values()) == 1.0
+    for height, layer in enumerate(reversed([net.patch_embed, *net.blocks])):
+        assert {rate[id(p)] for p in layer.parameters()} == {0.5**height}
+    assert {rate[id(p)] for p in net.norm.parameters()} == {1.0}  # timm counts it to the last block
+    assert {rate[id(p)] for p in method.parameters() if id(p) not in {id(q) for q in net.parameters()}} == {1.0}
     with pytest.raises(ZsbirError, match="needs a timm backbone"):
         layer_rates(zsbir.build("dann", backbone="tiny"), 0.5)
+
+
+def test_warm_up_ends_at_its_last_step():
+    recipe = zsbir.Recipe(epochs=2, warmup=4)
+    assert [lr_factor(recipe, step, 5) for step in range(10)] == [0.25, 0.5, 0.75, *[1.0] * 7]
+
+
+def test_gradients_are_clipped(shapes, small_dann, monkeypatch):
+    seen = []
+    step = torch.optim.SGD.step
+
+    def watched(self, *args, **options):
+        gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        seen.append(torch.cat(gradients).norm().item())
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    recipe = zsbir.Recipe(epochs=1, batch_size=6, optimizer="sgd", lr=1e-3)
+    Trainer(small_dann(), shapes, recipe=recipe, workers=0, progress=False).fit()
+    free = seen[:]
+    seen.clear()
+    clip = min(free) / 2
+    Trainer(small_dann(), shapes, recipe=replace(recipe, clip=clip), workers=0, progress=False).fit()
+    assert len(seen) == len(free) == 3
+    assert seen == pytest.approx([clip] * 3, rel=1e-3)
 
 
 def test_average_is_the_recursion_it_says():
@@ -61,14 +87,10 @@ def test_average_is_the_recursion_it_says():
     for step in range(200):
         with torch.no_grad():
             layer.weight.add_(0.1 * (step % 3))
-        average.update(layer, step)
+        average.after(step, layer)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * layer.weight.detach()
-    assert torch.allclose(average.weights["weight"], expected, atol=1e-4)
-    kept = layer.weight.detach().clone()
-    with average.applied(layer):
-        assert torch.allclose(layer.weight, expected, atol=1e-4)
-    assert torch.equal(layer.weight, kept)
+        assert torch.allclose(average.module.weight, expected, atol=1e-5), step
 
 
 def test_run_with_average_resumes_exactly(shapes, small_dann, recipe, tmp_path):

@@ -209,7 +209,7 @@ def _fresh(
     refuse_taken(folder)
     if "speed" in settings:
         words = settings["speed"]
-        settings["speed"] = Speed.auto() if words == ("auto",) else Speed.of(assignments(words, "--speed"))
+        settings["speed"] = Speed.auto() if words == ("auto",) else Speed(**assignments(words, "--speed"))
     if workers is not None:
         settings["workers"] = workers
     more = assignments(data.set_data, "--set-data")

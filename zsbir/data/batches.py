@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,9 +37,27 @@ class RawBatch:
     skipped: list[str]
 
     def pin_memory(self) -> RawBatch:
-        """Return itself with pinned images, for asynchronous copies to a GPU."""
-        self.images = {k: v.pin_memory() for k, v in self.images.items()}
-        return self
+        """Return itself with pinned tensors, for asynchronous copies to a GPU."""
+        return self._with(Tensor.pin_memory)
+
+    def to(self, device: torch.device | str) -> RawBatch:
+        """Return it with all tensors on `device`; from pinned memory, the copies are asynchronous."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory until `stream` has used it."""
+        for part in (self.images, self.labels, self.warp, self.objects, self.keep):
+            for tensor in part.values():
+                tensor.record_stream(stream)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> RawBatch:
+        def changed(part: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: change(tensor) for name, tensor in part.items()}
+
+        return RawBatch(
+            changed(self.images), changed(self.labels), changed(self.warp), changed(self.objects), changed(self.keep),
+            self.files, self.skipped,
+        )  # fmt: skip
 
 
 def affine_matrices(count: int, rng: np.random.Generator, probability: float) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,9 @@ class StepLoader:
         options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
         # fork keeps the datasets' buffers shared; threads of torch have not started work in the workers yet.
         self._loader: DataLoader[RawBatch] = DataLoader(
-            steps, batch_size=None, sampler=_Order(self), num_workers=workers, pin_memory=pin, **options
-        )
+            steps, batch_size=None, sampler=_Order(self), num_workers=workers, pin_memory=pin,
+            worker_init_fn=_ignore_signals, **options,
+        )  # fmt: skip
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
         """Yield the batches of one epoch from step `start` on."""
@@ -181,6 +183,12 @@ class StepLoader:
     def order(self) -> list[tuple[int, int]]:
         """What is left to load of the current epoch."""
         return self._order
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which reach a whole group of processes, to the one that trains; it ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Order(torch.utils.data.Sampler[tuple[int, int]]):

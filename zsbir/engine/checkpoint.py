@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zsbir.engine.lora import ADAPTERS, Adapters
@@ -21,6 +22,12 @@ from zsbir.methods.base import Method
 from zsbir.methods.saving import plain_tensors, write_method
 
 AVERAGE = "average.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = {"epoch": int, "step": int, "bad_images": list, "log": int, "tensors": int}
+"""What ``state.json`` must hold."""
+SLOTS = {"SGD": {"momentum_buffer"}}
+"""What an optimiser keeps of each parameter that has had a gradient, if not Adam's."""
+ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 
 def save_checkpoint(
@@ -36,7 +43,7 @@ def save_checkpoint(
     Args:
         folder: Where, such as ``runs/a/last``.
         method: Its spec and its weights.
-        optimizer: Its state.
+        optimizer: Its state; its groups come from the recipe again.
         state: JSON values, such as the epoch and the step.
         average: The average of the weights, where the recipe has one.
         adapters: The method's adapters, where the recipe has some; ``model.safetensors`` then has them merged.
@@ -44,15 +51,16 @@ def save_checkpoint(
     Raises:
         ZsbirError: If the disk is full or cannot be written; the checkpoint that was there is intact.
     """
+    slots = optimizer.state_dict()["state"].items()
+    tensors = {f"{index}.{key}": value for index, slot in slots for key, value in slot.items() if value is not None}
     with replaced(folder) as new:
-        write_method(new, method, None if adapters is None else adapters.plain_state())
+        write_method(new, method, None if adapters is None else adapters.plain_state(method))
+        save_file(plain_tensors(tensors), new / OPTIMIZER)
+        write_json(new / "state.json", {**state, "tensors": len(tensors)})
         if adapters is not None:
             adapters.save(new / ADAPTERS)
-        tensors, rest = _pack(optimizer)
-        save_file(tensors, new / "optimizer.safetensors")
-        write_json(new / "state.json", {**state, "optimizer": rest})
         if average is not None:
-            average.save(new / AVERAGE)
+            save_file(plain_tensors(average.module.state_dict()), new / AVERAGE)
 
 
 def load_state(
@@ -61,32 +69,51 @@ def load_state(
     """Fill optimiser, average and adapters from a checkpoint and return the rest of its state.
 
     Raises:
-        ZsbirError: If the folder cannot be resumed from.
+        ZsbirError: If the folder cannot be resumed from: something is missing, or does not fit the parameters.
     """
     if not (folder / "state.json").is_file():
         raise ZsbirError(f"{folder} has no training state, so it cannot be resumed; start a new run with --weights")
     state: dict[str, Any] = read_json(folder / "state.json")
-    rest = state.pop("optimizer")
-    slots: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in rest["scalars"].items()}
-    for name, tensor in load_file(folder / "optimizer.safetensors").items():
-        index, key = name.split(".", 1)
-        slots.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": slots, "param_groups": rest["groups"]})
+    wrong = [k for k, kind in STATE.items() if not isinstance(state, dict) or not isinstance(state.get(k), kind)]
+    if wrong:
+        raise ZsbirError(f"{folder / 'state.json'} is no training state: {', '.join(wrong)} is missing or wrong")
+    _fill_optimizer(optimizer, folder / OPTIMIZER, state["tensors"])
     if average is not None:
-        average.load(folder / AVERAGE)
+        _fill(average.module, folder / AVERAGE)
     if adapters is not None:
         adapters.load(folder / ADAPTERS)
     return state
 
 
-def _pack(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                scalars.setdefault(str(index), {})[key] = value
-    return plain_tensors(tensors), {"groups": state["param_groups"], "scalars": scalars}
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; raises ZsbirError if it is missing or broken."""
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ZsbirError(f"{file} cannot be read ({error}), so the run cannot be resumed") from error
+
+
+def _fill(module: nn.Module, file: Path) -> None:
+    try:
+        module.load_state_dict(read_tensors(file))
+    except RuntimeError as error:
+        raise ZsbirError(f"{file} does not fit the method: {str(error).strip().splitlines()[-1].strip()}") from error
+
+
+def _fill_optimizer(optimizer: Optimizer, file: Path, count: int) -> None:
+    tensors = read_tensors(file)
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    needed = SLOTS.get(type(optimizer).__name__, ADAM)
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        parameter = parameters.get(int(index) if index.isdecimal() else -1)
+        # Fused kernels trust the shapes: with wrong ones they write past the end of their memory.
+        shape = None if parameter is None else () if key == "step" else tuple(parameter.shape)
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point() or key not in needed:
+            raise ZsbirError(f"{file}: {name!r} does not fit the method's parameters, so the run cannot be resumed")
+        slots.setdefault(int(index), {})[key] = tensor
+    if len(tensors) != count or any(slot.keys() != needed for slot in slots.values()):
+        raise ZsbirError(f"{file} lacks tensors of the optimiser, so the run cannot be resumed")
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})

@@ -30,15 +30,14 @@ def choose_device(name: str) -> str:
 
 
 def make_accelerator(
-    method: Method, device: Device, precision: Precision, accumulate: int, track: Sequence[str], out: Path | None
+    method: Method, device: Device, precision: Precision, track: Sequence[str], out: Path | None
 ) -> Accelerator:
-    """Return what moves batches, scales losses, sums gradients over processes and feeds trackers.
+    """Return what moves models, scales losses, sums gradients over processes and feeds trackers.
 
     Args:
         method: Says whether some of its parameters get no gradient in some steps.
         device: ``"auto"`` takes CUDA where there is one.
         precision: Of the forward pass.
-        accumulate: Steps whose gradients are summed.
         track: Names of trackers, see `check_trackers`.
         out: The run folder, where trackers that write files write them.
 
@@ -53,7 +52,6 @@ def make_accelerator(
     return Accelerator(
         cpu=cpu,
         mixed_precision=precision,
-        gradient_accumulation_steps=accumulate,
         log_with=list(track) or None,
         project_dir=None if out is None else str(out),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=method.has_unused_parameters)],

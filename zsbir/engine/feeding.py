@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from zsbir.data.base import Dataset
+from zsbir.data.batches import RawBatch
 from zsbir.data.loading import ImageSource, StepLoader, Steps
 from zsbir.data.sampling import Plan, mixed_plan, triplet_plan
 from zsbir.errors import ZsbirError
@@ -66,6 +67,23 @@ def make_loader(
     probability = recipe.augment_probability if recipe.augment == "affine" else 0.0
     objects = bool(getattr(getattr(method, "masker", None), "needs_objects", False))
     return StepLoader(Steps(split, source, make_plan, probability, seed, rank, world, keep, objects), workers, pin)
+
+
+def on_device(batches: Iterator[RawBatch], device: torch.device) -> Iterator[RawBatch]:
+    """Yield batches whose tensors are on `device`; on CUDA, they are copied while the step before them computes."""
+    if device.type != "cuda":
+        return batches
+    return _copied(batches, torch.cuda.Stream(device), device)
+
+
+def _copied(batches: Iterator[RawBatch], aside: torch.cuda.Stream, device: torch.device) -> Iterator[RawBatch]:
+    for raw in batches:
+        with torch.cuda.stream(aside):
+            there = raw.to(device)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(aside)
+        there.record_stream(current)
+        yield there
 
 
 def images_per_step(plan: Plan) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,20 +17,36 @@ import psutil
 import torch
 from tqdm import tqdm
 
+SECONDS = 5
+"""Nothing is silent for longer."""
+
 
 class StepLog:
     """Appends one JSON object a line to a file: exact figures, kept whatever the terminal does.
 
     Args:
         file: Where; None: nowhere.
-        upto: On resuming, drop the rows with a later ``step``, which will be written again.
+        size: On resuming, its length in bytes at the checkpoint: what came later is dropped, and written again.
     """
 
-    def __init__(self, file: Path | None, upto: int | None = None) -> None:
+    def __init__(self, file: Path | None, size: int = 0) -> None:
         self._file = file
-        if file is not None and upto is not None and file.is_file():
-            rows = [line for line in file.read_text().splitlines(keepends=True) if _step_of(line) <= upto]
-            file.write_text("".join(rows))
+        if file is not None and size:
+            if not file.is_file() or file.stat().st_size < size:
+                say(f"note: {file} is shorter than at the checkpoint: rows of earlier steps are lost")
+            else:
+                os.truncate(file, size)
+        elif file is not None:
+            file.write_bytes(b"")
+
+    @property
+    def size(self) -> int:
+        """The file's length in bytes; all of it is on the disk."""
+        if self._file is None or not self._file.is_file():
+            return 0
+        with self._file.open("rb") as handle:
+            os.fsync(handle.fileno())
+            return os.fstat(handle.fileno()).st_size
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
@@ -36,15 +55,37 @@ class StepLog:
                 handle.write(json.dumps(row) + "\n")
 
 
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return sys.maxsize  # half a line, from a run that was killed while writing it
+class Estimate:
+    """Says once, after the first steps, how long the whole run will take.
+
+    Args:
+        steps: How many are left.
+        show: False for processes other than the first, or when the caller wants silence.
+    """
+
+    def __init__(self, steps: int, show: bool) -> None:
+        self._left, self._show = steps, show
+        self._begun: float | None = None
+        self._done = 0
+
+    def step(self) -> None:
+        """Count a step; the first one, which warms up, is not timed."""
+        if not self._show:
+            return
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+            return
+        self._done += 1
+        if self._done >= 3 and now - self._begun > SECONDS / 2:
+            self._show = False
+            a_step = (now - self._begun) / self._done
+            whole = tqdm.format_interval((self._left - self._done - 1) * a_step)
+            say(f"about {whole} left for {self._left} steps of {a_step:.2f} s, validations not counted")
 
 
 class EpochBar:
-    """One epoch's progress: a tqdm bar on a terminal, a line every 10 s elsewhere, nothing if not wanted.
+    """One epoch's progress: a tqdm bar on a terminal, a line every five seconds elsewhere, nothing if not wanted.
 
     Args:
         name: Which epoch, in words.
@@ -60,12 +101,11 @@ class EpochBar:
         self._steps, self._done, self._images = steps, done, images
         self._device = device
         self._show = show
-        self._terminal = sys.stderr.isatty()
         self._start = self._last = time.monotonic()
         self._fresh = 0
         self._bar = (
             tqdm(total=steps * images, initial=done * images, desc=self._name, unit="img")
-            if show and self._terminal
+            if show and sys.stderr.isatty()
             else None
         )
 
@@ -80,26 +120,47 @@ class EpochBar:
         """Count one step, and show its figures."""
         self._done += 1
         self._fresh += 1
-        if not self._show:
+        now = time.monotonic()
+        due = now - self._last > (0.1 if self._bar is not None else SECONDS) or self._done == self._steps
+        if not self._show or not due:
             return
         text = " ".join(f"{name} {value:.3f}" for name, value in figures.items())
         text += f" mem {memory_gb(self._device):.1f} GB"
+        self._last = now
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(self._images)
+            self._bar.update(self._done * self._images - self._bar.n)
             return
-        now = time.monotonic()
-        if now - self._last > 10 or self._done == self._steps:
-            self._last = now
-            a_step = max(now - self._start, 1e-9) / self._fresh
-            left = tqdm.format_interval((self._steps - self._done) * a_step)
-            say(f"{self._name} {self._done}/{self._steps} {self._images / a_step:.0f} img/s {left} left {text}")
+        a_step = max(now - self._start, 1e-9) / self._fresh
+        left = tqdm.format_interval((self._steps - self._done) * a_step)
+        say(f"{self._name} {self._done}/{self._steps} {self._images / a_step:.0f} img/s {left} left {text}")
 
 
 def memory_gb(device: torch.device) -> float:
     """Return the memory in use, in GB: on CUDA the most that was allocated, else the process's resident set."""
     held = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
     return float(held) / 1e9
+
+
+@contextmanager
+def heard(what: str, show: bool = True) -> Iterator[None]:
+    """Say every five seconds that a block is still at work on `what`."""
+    done = threading.Event()
+
+    def tell() -> None:
+        begun = time.monotonic()
+        while not done.wait(SECONDS):
+            say(f"{what}: {time.monotonic() - begun:.0f} s")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    if show:
+        teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if show:
+            teller.join()
 
 
 def say(text: str) -> None:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from zsbir.arguments import Count, Positive, Range, checked
 from zsbir.backbones.base import Backbone
 from zsbir.errors import ZsbirError
 from zsbir.methods.saving import plain_tensors
-from zsbir.registry import close_matches
 
 ATTENTION = ("*.attn.qkv", "*.attn.q", "*.attn.kv", "*.attn.[qkv]_proj", "*.attn.proj", "*.attn")
 """The attention layers of timm's and open_clip's vision transformers."""
@@ -30,6 +30,7 @@ ATTENTION = ("*.attn.qkv", "*.attn.q", "*.attn.kv", "*.attn.[qkv]_proj", "*.attn
 ADAPTERS = "adapters.safetensors"
 
 
+@checked("lora")
 @dataclass(frozen=True)
 class Lora:
     """The settings of adapters.
@@ -42,30 +43,18 @@ class Lora:
             attention as a whole), within the backbone; empty: `ATTENTION`.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
+    rank: Count = 8
+    alpha: Positive = 16.0
+    dropout: Annotated[float, Range(0, 1, without=("high",))] = 0.0
     targets: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Lora:
-        """Return the settings of a recipe's mapping.
-
-        Raises:
-            ZsbirError: For an unknown setting or an impossible value.
-        """
+        """Return the settings of a recipe's mapping; raises ZsbirError for an unknown one or an impossible value."""
         if not isinstance(values, Mapping):
             raise ZsbirError(f'lora takes settings such as {{"rank": 8, "alpha": 16}} (lora.rank=8), not {values!r}')
-        known = [item.name for item in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ZsbirError(f"lora has no setting {name!r}. {close_matches(name, known)}")
         targets = values.get("targets", ())
-        named = (targets,) if isinstance(targets, str) else tuple(targets)
-        settings = cls(**{**values, "targets": named})
-        if settings.rank < 1 or not 0 <= settings.dropout < 1:
-            raise ZsbirError(f"lora needs a rank of at least 1 and a dropout in [0, 1), not {dict(values)}")
-        return settings
+        return cls(**{**values, "targets": (targets,) if isinstance(targets, str) else tuple(targets)})
 
 
 class Adapters:
@@ -104,20 +93,21 @@ class Adapters:
             if id(parameter) in before:  # peft has frozen everything
                 parameter.requires_grad_(before[id(parameter)] and id(parameter) not in fixed)
 
-    def layers(self) -> Iterator[tuple[str, Any]]:
-        """Yield the adapted layers by name; a layer with two names comes twice."""
+    @staticmethod
+    def layers(method: nn.Module) -> Iterator[tuple[str, Any]]:
+        """Yield a method's adapted layers by name; a layer with two names comes twice."""
         from peft.tuners.lora import LoraLayer
 
         inside: tuple[str, ...] = ()
-        for name, module in self.method.named_modules(remove_duplicate=False):
+        for name, module in method.named_modules(remove_duplicate=False):
             if isinstance(module, LoraLayer) and not name.startswith(inside):
                 inside = (*inside, f"{name}.")
                 yield name, module
 
-    def plain_state(self) -> dict[str, Tensor]:
-        """Return the method's state with the adapters merged, under the names that it has without them."""
-        state: dict[str, Tensor] = {k: v.detach() for k, v in self.method.state_dict().items()}
-        for name, layer in self.layers():
+    def plain_state(self, method: nn.Module) -> dict[str, Tensor]:
+        """Return the state of the method, or of a copy, with the adapters merged, under its names without them."""
+        state: dict[str, Tensor] = {k: v.detach() for k, v in method.state_dict().items()}
+        for name, layer in self.layers(method):
             state = {k: v for k, v in state.items() if not k.startswith(f"{name}.")}
             plain = _merged(copy.deepcopy(layer))
             state.update({f"{name}.{k}": v.detach() for k, v in plain.state_dict().items()})
@@ -125,7 +115,7 @@ class Adapters:
 
     def merge(self) -> None:
         """Turn the method, in place, into a plain one that gives the same; its backbone can train again."""
-        for name, layer in list(self.layers()):
+        for name, layer in list(self.layers(self.method)):
             owner, _, last = name.rpartition(".")
             holder = self.method.get_submodule(owner)
             if getattr(holder, last) is layer:  # not yet done under another name
@@ -135,16 +125,16 @@ class Adapters:
 
     def save(self, file: Path) -> None:
         """Write the adapters, and the weights of the layers under them as they were: what resuming needs."""
-        state = {f"{name}.{k}": v for name, layer in self.layers() for k, v in layer.state_dict().items()}
+        state = {f"{name}.{k}": v for name, layer in self.layers(self.method) for k, v in layer.state_dict().items()}
         save_file(plain_tensors(state), file)
 
     def load(self, file: Path) -> None:
         """Read what `save` wrote; raises ZsbirError if it is missing or of other adapters."""
         if not file.is_file():
             raise ZsbirError(f"the run trains adapters (lora), but {file} is missing: it cannot be resumed")
-        held = {f"{name}.{k}" for name, layer in self.layers() for k in layer.state_dict()}
+        held = {f"{n}.{k}": v.shape for n, layer in self.layers(self.method) for k, v in layer.state_dict().items()}
         state = load_file(file)
-        if held != state.keys():
+        if held != {name: tensor.shape for name, tensor in state.items()}:
             raise ZsbirError(f"{file} has other adapters than the run's recipe: it cannot be resumed")
         self.method.load_state_dict(state, strict=False)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
-from zsbir.engine.weights import freeze, layer_rates, with_layer_rates
+from zsbir.engine.weights import freeze, layer_rates
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method, Recipe
 
@@ -23,23 +25,31 @@ def make_optimizer(method: Method, recipe: Recipe, fused: bool = False) -> Optim
         fused: One kernel for all parameters.
 
     Raises:
-        ZsbirError: For an optimiser that there is not, or a method with nothing to train.
+        ZsbirError: For a method with nothing to train.
     """
     freeze(method, recipe.freeze)
     wanted = method.param_groups(recipe)
     groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in wanted]
     if recipe.layer_decay is not None:
-        groups = with_layer_rates(groups, layer_rates(method, recipe.layer_decay), recipe.lr)
+        groups = _by_layer(groups, layer_rates(method, recipe.layer_decay), recipe.lr)
     groups = [{**group, "initial_lr": group.get("lr", recipe.lr)} for group in groups if group["params"]]
-    if not any(group["params"] for group in groups):
+    if not groups:
         raise ZsbirError(f"{type(method).__name__} has no trainable parameters, so there is nothing to train")
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=0.9, fused=fused)
-    raise ZsbirError(f"there is no optimiser {recipe.optimizer!r}; known: adam, adamw, sgd")
+        return torch.optim.SGD(groups, momentum=0.9, **options)
+    return (torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW)(groups, **options)
+
+
+def _by_layer(groups: list[dict[str, Any]], rates: dict[int, float], lr: float) -> list[dict[str, Any]]:
+    """Split parameter groups so that each parameter has its group's rate times its layer's."""
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_rate.setdefault(rates.get(id(parameter), 1.0), []).append(parameter)
+        split += [{**group, "params": p, "lr": group.get("lr", lr) * rate} for rate, p in by_rate.items()]
+    return split
 
 
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import platform
 import shlex
-import subprocess
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,21 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from filelock import FileLock, Timeout
 
 import zsbir
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset
+from zsbir.data.manifest import difference
 from zsbir.engine.lora import Lora
 from zsbir.engine.speed import Speed
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, write_json
 from zsbir.methods.base import Method, Recipe
 from zsbir.registry import spec_of
+
+
+MANIFEST = "dataset.json"
 
 
 def refuse_taken(folder: Path) -> None:
@@ -52,6 +58,39 @@ def claim(folder: Path) -> None:
         raise ZsbirError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
 
 
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder for a block: one process trains a run at a time.
+
+    Raises:
+        ZsbirError: If another process holds it, or it cannot be written.
+    """
+    try:
+        held = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout:
+        raise ZsbirError(f"{folder} is being trained by another process: wait for its end, or stop it first") from None
+    except OSError as error:
+        raise ZsbirError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
+    with held:
+        yield
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run that failed before its first step, so that the same command can start again."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_other_data(run: Mapping[str, Any], dataset: Dataset, folder: Path) -> None:
+    """Raise ZsbirError if a dataset is not the one that the run in `folder` began with; the message says what changed."""
+    if run.get("dataset_manifest") != dataset.manifest_hash:
+        file = folder / MANIFEST
+        changed = difference(read_json(file), dataset.manifest()) if file.is_file() else None
+        raise ZsbirError(
+            f"the dataset has changed since {folder} began ({changed or 'other files or classes'}), so going on would "
+            "train on something else: bring it back, or start a new run with --from"
+        )
+
+
 def describe(
     method: Method, dataset: Dataset, recipe: Recipe, seed: int, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -59,7 +98,7 @@ def describe(
     return {
         "zsbir": zsbir.__version__,
         "method": spec_of(method),
-        "dataset": spec_of(dataset),
+        "dataset": _findable(spec_of(dataset)),
         "dataset_manifest": getattr(dataset, "manifest_hash", None),
         "dataset_notes": list(dataset.notes),
         "classes": {
@@ -99,7 +138,7 @@ def settings_of(run: Mapping[str, Any], workers: int | None = None) -> dict[str,
     """Return a run's settings as `Trainer` takes them, with other `workers` if given."""
     settings = {k: v for k, v in run["settings"].items() if k != "processes"}
     settings["workers"] = settings["workers"] if workers is None else workers
-    return {**settings, "speed": Speed.of(settings["speed"])}
+    return {**settings, "speed": Speed(**settings["speed"])}
 
 
 def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Dataset:
@@ -110,6 +149,11 @@ def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Datase
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
     """Write ``run.json``."""
     write_json(folder / "run.json", run)
+
+
+def write_manifest(folder: Path, dataset: Dataset) -> None:
+    """Write ``dataset.json``: which files the run trains and tests on, by class."""
+    write_json(folder / MANIFEST, dataset.manifest())
 
 
 def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recipe:
@@ -127,9 +171,26 @@ def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recip
     return replace(recipe, freeze=tuple(recipe.freeze))
 
 
+def _findable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dataset's spec with absolute paths: a run is resumed and evaluated from any folder."""
+    paths = {name: str(Path(spec[name]).absolute()) for name in ("root", "split") if isinstance(spec.get(name), str)}
+    return {**spec, **paths}
+
+
 def _revision() -> str | None:
+    """Return the commit of zsbir's own checkout, without calling git: in a foreign one it would run its programs."""
+    git = Path(zsbir.__file__).resolve().parent.parent / ".git"
     try:
-        out = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
+        if git.is_file():  # a worktree: a file that names the folder
+            git = Path(git.read_text().removeprefix("gitdir:").strip())
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        if (shared / name).is_file():
+            return (shared / name).read_text().strip()
+        packed = (line.split(" ") for line in (shared / "packed-refs").read_text().splitlines())
+        return next((line[0] for line in packed if line[-1] == name), None)
+    except OSError:
         return None
-    return out.stdout.strip() or None

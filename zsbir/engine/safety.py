@@ -1,4 +1,4 @@
-"""What stops a run, and what it says then."""
+"""What ends a run, and what it says then."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
+
 from zsbir.engine.logging import say
 from zsbir.errors import ZsbirError
 
 
 def check_finite(
-    figures: Mapping[str, float], terms: Iterable[str], files: Mapping[str, list[str]], where: str, run: Path | None
+    figures: Mapping[str, float], terms: Iterable[str], files: Mapping[str, list[str]], where: str, kept: str
 ) -> None:
     """Raise if a loss term is NaN or infinite.
 
@@ -20,7 +22,7 @@ def check_finite(
         terms: Which of them are loss terms.
         files: The batch's files by field.
         where: The step, in words.
-        run: The run folder, whose last checkpoint is kept.
+        kept: Which checkpoint there is, in words.
 
     Raises:
         ZsbirError: Naming the term and files of the batch.
@@ -28,7 +30,6 @@ def check_finite(
     broken = [name for name in terms if not math.isfinite(figures[name])]
     if broken:
         named = ", ".join(name for names in files.values() for name in names[:4])
-        kept = f"; the last checkpoint in {run} is intact" if run else ""
         raise ZsbirError(
             f"the loss term {broken[0]!r} is {figures[broken[0]]} at {where}{kept}. Lower --lr, or look at the batch's "
             f"files: {named}, ..."
@@ -64,9 +65,21 @@ class BadImages:
             )
 
 
-def out_of_memory(step: int, batch_size: int) -> ZsbirError:
-    """Return the error for a GPU that ran out of memory."""
-    return ZsbirError(
-        f"out of GPU memory at step {step}: lower --batch-size (now {batch_size}) and raise --accumulate, or use "
-        "--precision bf16"
-    )
+def in_a_sentence(error: Exception, step: int, batch_size: int, run: Path | None) -> ZsbirError | None:
+    """Return the error to show for one of torch's: no GPU memory left, or a worker process that was killed.
+
+    Args:
+        error: What torch raised.
+        step: The step it happened in.
+        batch_size: Rows a step.
+        run: The run folder, if it has a checkpoint.
+    """
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return ZsbirError(
+            f"out of GPU memory at step {step}: lower --batch-size (now {batch_size}) and raise --accumulate, or use "
+            "--precision bf16"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        again = f"; go on with: zsbir train --resume {run} --workers 0" if run is not None else ""
+        return ZsbirError(f"a process that decodes images was killed at step {step}, maybe for want of memory{again}")
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -41,6 +41,13 @@ class Selection:
     def __init__(
         self, method: Method, dataset: Dataset, on: SelectOn, every: int = 1, patience: int | None = None
     ) -> None:
+        if on not in get_args(SelectOn):
+            raise ZsbirError(f"select_on={on!r} must be one of {', '.join(get_args(SelectOn))}")
+        held = len(dataset.validation.classes)
+        if on == "validation" and held == 1:
+            raise ZsbirError(
+                "one held-out class cannot rank anything, its score is always 1: hold out at least two (--validation 2)"
+            )
         self.on: SelectOn = on if on != "validation" or dataset.validation.classes else "none"
         self.every = every
         self.patience = patience
@@ -62,12 +69,14 @@ class Selection:
         early = self.on == "accuracy" and epochs <= self.method.select_from
         return self.on != "none" and epochs % self.every == 0 and not early
 
-    def score(self, device: torch.device | str, workers: int = 0, cache: str | Path | None = None) -> float:
-        """Return the method's score as it is now, in [0, 1]."""
+    def score(
+        self, method: Method, device: torch.device | str, workers: int = 0, cache: str | Path | None = None
+    ) -> float:
+        """Return the score, in [0, 1], of a method as it is now: the one that trains, or the average of its weights."""
         options: dict[str, Any] = {"device": device, "workers": workers, "cache": cache}
         if self.on == "accuracy":
-            return accuracy(self.method, self.dataset, self.dataset.seen_test.sketches, "sketch", **options)
-        return mean_average_precision(self.method, self.dataset, self._split(), **options)
+            return accuracy(method, self.dataset, self.dataset.seen_test.sketches, "sketch", **options)
+        return mean_average_precision(method, self.dataset, self._split(), **options)
 
     def offer(self, score: float, epochs: int) -> bool:
         """Take a score in; return whether it is the best."""

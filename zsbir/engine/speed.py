@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from zsbir.arguments import checked
 from zsbir.backbones.base import Backbone
-from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method
-from zsbir.registry import close_matches
 
 
+@checked("speed")
 @dataclass(frozen=True)
 class Speed:
     """How steps are run. The defaults are what `benchmarks/training.py` found no slower anywhere.
@@ -33,21 +32,6 @@ class Speed:
     fused: bool = True
     tf32: bool = True
     checkpointing: bool = False
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Speed:
-        """Return the defaults with some values replaced.
-
-        Raises:
-            ZsbirError: For an unknown option, with the close matches, or a value that is not true or false.
-        """
-        known = [item.name for item in fields(cls)]
-        for name, value in values.items():
-            if name not in known:
-                raise ZsbirError(f"there is no speed option {name!r}. {close_matches(name, known)}")
-            if not isinstance(value, bool):
-                raise ZsbirError(f"the speed option {name} is true or false, not {value!r}")
-        return cls(**values)
 
     @classmethod
     def auto(cls) -> Speed:

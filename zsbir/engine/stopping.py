@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM during training: the step is finished, a checkpoint written, then the run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StoppedError(BaseException):
+    """Raised between two steps when a signal has asked for the end; no ``except Exception`` takes it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def ending(self) -> BaseException:
+        """Return what the program sees: KeyboardInterrupt for Ctrl-C, SystemExit with 128 + the signal otherwise."""
+        return KeyboardInterrupt() if self.number == signal.SIGINT else SystemExit(128 + self.number)
+
+
+class Stop:
+    """While this is entered, a signal is only noted, so that no step is torn; a second Ctrl-C ends at once.
+
+    Attributes:
+        asked: The signal that came, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._since = 0.0
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        self.asked = 0
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def check(self) -> None:
+        """Raise StoppedError if a signal came."""
+        if self.asked:
+            raise StoppedError(self.asked)
+
+    @contextmanager
+    def at_once(self, really: bool = True) -> Iterator[None]:
+        """Let a signal end the block in its middle, where nothing is torn by it: waiting for data, scoring."""
+        self._at_once = really
+        try:
+            if really:
+                self.check()
+            yield
+        finally:
+            self._at_once = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        # One Ctrl-C may arrive twice, from the terminal and from a parent process such as torchrun.
+        if self.asked and time.monotonic() - self._since > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked, self._since = number, time.monotonic()
+            os.write(2, b"\nstopping after this step ...\n")  # print is not safe in a handler
+        if self._at_once:
+            self.check()
