@@ -29,7 +29,6 @@ from zsbir.files import read_json, write_json
 from zsbir.methods.base import Method, Recipe
 from zsbir.registry import spec_of
 
-
 MANIFEST = "dataset.json"
 
 
@@ -81,7 +80,7 @@ def discard(folder: Path) -> None:
 
 
 def refuse_other_data(run: Mapping[str, Any], dataset: Dataset, folder: Path) -> None:
-    """Raise ZsbirError if a dataset is not the one that the run in `folder` began with; the message says what changed."""
+    """Raise ZsbirError, with what changed, if a dataset is not the one that the run in `folder` began with."""
     if run.get("dataset_manifest") != dataset.manifest_hash:
         file = folder / MANIFEST
         changed = difference(read_json(file), dataset.manifest()) if file.is_file() else None

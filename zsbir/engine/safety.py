@@ -66,20 +66,21 @@ class BadImages:
 
 
 def in_a_sentence(error: Exception, step: int, batch_size: int, run: Path | None) -> ZsbirError | None:
-    """Return the error to show for one of torch's: no GPU memory left, or a worker process that was killed.
+    """Return the error to show for no GPU memory left, or a worker process that was killed, else None.
 
     Args:
         error: What torch raised.
         step: The step it happened in.
         batch_size: Rows a step.
-        run: The run folder, if it has a checkpoint.
+        run: The run folder.
     """
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return ZsbirError(
             f"out of GPU memory at step {step}: lower --batch-size (now {batch_size}) and raise --accumulate, or use "
             "--precision bf16"
         )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        again = f"; go on with: zsbir train --resume {run} --workers 0" if run is not None else ""
+    if isinstance(error, (ConnectionError, EOFError)) or "DataLoader worker" in str(error):
+        kept = run is not None and (run / "last").is_dir()
+        again = f"; go on with: zsbir train --resume {run} --workers 0" if kept else ""
         return ZsbirError(f"a process that decodes images was killed at step {step}, maybe for want of memory{again}")
     return None

@@ -179,19 +179,28 @@ class Trainer:
             KeyboardInterrupt: On Ctrl-C, after the step was finished and a checkpoint written.
             SystemExit: On SIGTERM, likewise, with the code 143.
         """
-        with self._stop, self._opened():
-            model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
-            estimate = Estimate(self.recipe.epochs * self.steps_per_epoch - self.step, self.progress)
-            while self.epoch < self.recipe.epochs and not self.selection.out_of_patience(self.epoch):
-                self._one_epoch(model, optimizer, estimate)
-                self._validate()
-                self.epoch += 1
-                self._save_last()
-            if self.average is not None:
-                self.method.load_state_dict(self.average.module.state_dict())
-            if self.adapters is not None:
-                self.adapters.merge()
+        try:
+            with self._stop, self._opened():
+                self._epochs()
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            shown = in_a_sentence(error, self.step, self.recipe.batch_size, self.out)
+            if shown is None:
+                raise
+            raise shown from error
         return self.method.eval()
+
+    def _epochs(self) -> None:
+        model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
+        estimate = Estimate(self.recipe.epochs * self.steps_per_epoch - self.step, self.progress)
+        while self.epoch < self.recipe.epochs and not self.selection.out_of_patience(self.epoch):
+            self._one_epoch(model, optimizer, estimate)
+            self._validate()
+            self.epoch += 1
+            self._save_last()
+        if self.average is not None:
+            self.method.load_state_dict(self.average.module.state_dict())
+        if self.adapters is not None:
+            self.adapters.merge()
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
@@ -209,13 +218,9 @@ class Trainer:
                 if out is not None:
                     say(f"stopped; go on with: zsbir train --resume {out}")
                 raise stopped.ending() from None
-            except Exception as error:
+            except Exception:
                 if out is not None and fresh and not self.figures.log.size:
                     runs.discard(out)
-                    out = None
-                shown = in_a_sentence(error, self.step, self.recipe.batch_size, out)
-                if shown is not None:
-                    raise shown from error
                 raise
             finally:
                 if self.track:
