@@ -53,9 +53,9 @@ def test_unknown_protocol_and_bad_k():
 
 def test_k_above_the_gallery_is_allowed_and_said():
     with pytest.warns(UserWarning, match="k = 100 is larger than the gallery of 2 photos"):
-        found = evaluate_scores(np.array([[2.0, 1.0]]), [0], [0, 0], ("standard", "sbka"), ks=(100,))
-    assert found["standard"]["P@100"] == pytest.approx(0.02)
-    assert found["sbka"]["P@100"] == pytest.approx(1.0)
+        found = evaluate_scores(np.array([[2.0, 1.0]]), [0], [0, 1], ("standard", "sbka"), ks=(100,))
+    assert found["standard"]["P@100"] == pytest.approx(0.01)
+    assert found["sbka"]["P@100"] == pytest.approx(0.5)
 
 
 def test_scores_are_not_changed():
@@ -120,3 +120,119 @@ def test_no_warning_on_a_plain_run():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluate_embeddings(np.eye(3), [0, 1, 2], np.eye(3), [0, 1, 2], ks=(1,))
+
+
+SCORES, LEFT, RIGHT = np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0]]), [0, 1], [0, 1, 0]
+STANDARD = {"mAP@all": (5 / 6 + 1) / 2, "mAP@1": 1.0, "P@1": 1.0}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"scores": SCORES[::-1][::-1]},
+        {"scores": np.asfortranarray(SCORES)},
+        {"scores": SCORES[:, ::-1], "gallery_labels": RIGHT[::-1]},
+        {"scores": SCORES.astype(">f8")},
+        {"scores": SCORES.astype(">i4")},
+        {"scores": SCORES.astype(np.uint64)},
+        {"scores": SCORES.astype(np.longdouble)},
+        {"scores": np.ma.masked_array(SCORES, np.zeros((2, 3), dtype=bool))},
+        {"scores": SCORES.tolist()},
+        {"scores": torch.from_numpy(SCORES).requires_grad_()},
+        {"query_labels": torch.tensor(LEFT, dtype=torch.int8)},
+        {"query_labels": np.array(LEFT, dtype=object)},
+        {"query_labels": np.array(LEFT, dtype=bool)},
+        {"query_labels": ["a", "b"], "gallery_labels": np.array(["a", "b", "a"], dtype=object)},
+        {"query_labels": np.array([2**60, 2**60 + 1]), "gallery_labels": np.array([2**60, 2**60 + 1, 2**60], "u8")},
+        {"ks": 1},
+        {"ks": iter([1])},
+        {"ks": np.array([1])},
+        {"protocols": None},
+        {"protocols": "standard"},
+        {"protocols": iter(["standard"])},
+    ],
+)
+def test_the_same_in_another_form_gives_the_same(given):
+    arguments = {"scores": SCORES, "query_labels": LEFT, "gallery_labels": RIGHT, "ks": (1,), **given}
+    assert evaluate_scores(**arguments)["standard"] == pytest.approx(STANDARD)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"scores": [[3.0, 2.0, 1.0], [1.0]]}, "rows of equal length"),
+        ({"scores": np.ma.masked_array(SCORES, SCORES > 2)}, "masked"),
+        ({"scores": np.array([["3", "2", "1"]] * 2, dtype=object)}, "must be numbers"),
+        ({"scores": torch.from_numpy(SCORES).to_sparse()}, "dense"),
+        ({"scores": np.array([[2**60, 2**60 + 1, 0]] * 2)}, "2\\^53"),
+        ({"scores": None}, "must be numbers"),
+        ({"query_labels": [0.0, 1.0]}, "whole numbers or names"),
+        ({"query_labels": np.ma.masked_array(LEFT, [True, False])}, "masked"),
+        ({"query_labels": np.array([0, "a"], dtype=object)}, "mix names"),
+        ({"query_labels": [0, "a"]}, "mix names"),
+        ({"query_labels": [None, "a"]}, "mix names"),
+        ({"query_labels": ["0", "1"]}, "one kind"),
+        ({"gallery_labels": [0, 0, 0]}, "of one class"),
+        ({"ks": float("nan")}, "whole number"),
+        ({"ks": (1, float("nan"))}, "whole number"),
+        ({"ks": (2.0,)}, "whole number"),
+        ({"ks": "12"}, "whole number"),
+        ({"ks": (-1,)}, "at least 1"),
+        ({"protocols": ()}, "at least one protocol"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_sentence(given, message):
+    arguments = {"scores": SCORES, "query_labels": LEFT, "gallery_labels": RIGHT, "ks": (1,), **given}
+    with pytest.raises(ZsbirError, match=message):
+        evaluate_scores(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"protocol": "puxim", "metrics": ("P@k",)}, "'puxim' has none of the metrics asked for"),
+        ({"protocol": "dann", "metrics": "P@k"}, "'dann' has none"),
+        ({"protocol": ["standard", "dann"], "metrics": "P@k"}, "'dann' has none"),
+        ({"metrics": ("R@k",), "ks": ()}, "has none"),
+        ({"metrics": ()}, "has none"),
+        ({"resamples": -1}, "resamples must be 0 or more"),
+    ],
+)
+def test_an_evaluator_without_anything_to_compute_is_refused(given, message):
+    with pytest.raises(ZsbirError, match=message):
+        Evaluator(**given)
+
+
+@pytest.mark.parametrize("matcher", ["cosine", "euclidean"])
+@pytest.mark.parametrize("scale", [1e20, 1e-30])
+def test_huge_and_tiny_vectors_score_as_ordinary_ones(matcher, scale):
+    generator = np.random.default_rng(0)
+    labels = np.arange(12) % 4, np.arange(40) % 4
+    sides = [np.eye(4, 8)[side] + 0.1 * generator.normal(size=(len(side), 8)) for side in labels]
+    found = [
+        evaluate_embeddings(
+            *(x for s, y in zip(sides, labels, strict=True) for x in ((s * by).astype(np.float32), y)), matcher=matcher
+        )
+        for by in (1.0, scale)
+    ]
+    assert found[0] == found[1]
+    assert found[0]["standard"]["mAP@all"] == 1.0
+
+
+def test_embeddings_with_labels_of_other_kinds():
+    vectors = np.eye(2)
+    good = side(vectors, [0, 1], ("cat", "dog"), "photo")
+    with pytest.raises(ZsbirError, match="whole numbers or names, not float64"):
+        Evaluator().evaluate(side(vectors, [0.6, 1.2], ("cat", "dog"), "sketch"), good)
+    with pytest.raises(ZsbirError, match="positions"):
+        Evaluator().evaluate(side(vectors, ["cat", "dog"], ("cat", "dog"), "sketch"), good)
+    named = [side(vectors, ["dog", "cat"], (), domain) for domain in ("sketch", "photo")]
+    report = Evaluator(ks=1).evaluate(*named)
+    assert report.classes == ("cat", "dog")
+    assert report.results["standard"]["mAP@all"] == 1.0
+    large = [side(vectors, [7, 2**60], (), domain) for domain in ("sketch", "photo")]
+    assert Evaluator(ks=1).evaluate(*large).classes == ("7", str(2**60))
+    with pytest.raises(ZsbirError, match="takes Embeddings, not ndarray"):
+        Evaluator().evaluate(vectors, vectors)
+    with pytest.raises(ZsbirError, match="of one class"):
+        Evaluator().evaluate(good, side(vectors, [0, 0], ("cat", "dog"), "photo"))

@@ -11,10 +11,10 @@ import zsbir
 from zsbir.cli import main
 from zsbir.engine.run import describe, write_run
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.details import TopPhotos
 from zsbir.evaluation.embedding_map import MapSettings, embedding_map, lay_out
+from zsbir.evaluation.overview import TopPhotos
 from zsbir.evaluation.pictures import top_k_picture
-from zsbir.evaluation.showing import Shown, draw_queries, find_queries
+from zsbir.evaluation.shown import Shown, draw_queries, find_queries
 from zsbir.types import Embeddings
 
 CLASSES = ("bar", "circle", "cross", "square")

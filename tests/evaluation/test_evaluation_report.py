@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
+import zsbir
 from zsbir.cli.compare import compare
 from zsbir.cli.evaluate import evaluate
 from zsbir.cli.protocols import COMMANDS
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import Evaluator, load_embeddings, save_embeddings
-from zsbir.evaluation.binary import fit_itq
+from zsbir.evaluation.comparison import load_per_query
 from zsbir.evaluation.embeddings import is_pair, load_pair, save_pair
 from zsbir.evaluation.fine_grained import fine_grained
-from zsbir.evaluation.per_query import load_per_query
 from zsbir.evaluation.pictures import RIGHT, WRONG, top_k_picture
-from zsbir.evaluation.settings import binary, few_queries, generalised
+from zsbir.evaluation.settings import binary, few_queries, fit_itq, generalised
+from zsbir.matchers.base import Matcher
 from zsbir.types import Embeddings, Paths
 
 CLASSES = ("cat", "dog", "owl", "tree")
@@ -80,10 +82,13 @@ def test_report_files(pair, tmp_path):
         opened.append(path)
         return Image.new("RGB", (20, 30), "blue")
 
-    report.save(tmp_path / "out", open_sketch=opener)
+    report.save(tmp_path / "out", open_sketch=opener, title="runs/a")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/") == 5
+    assert page.count("data:image/") == 4 + 9 * 11  # the plots; of nine queries the sketch and ten photos
     assert "http" not in page
+    assert "<title>runs/a: zsbir evaluation</title>" in page
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
     assert opened
     assert "| mAP@all |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["schema"] == "zsbir-report-1"
@@ -298,3 +303,60 @@ def test_missing_matplotlib_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
     with pytest.raises(ZsbirError, match=r"needs matplotlib: .* or use --no-html"):
         evaluate((tmp_path / "nothing",))
+
+
+def test_a_report_shows_itself_shortly(pair):
+    report = EVALUATOR.evaluate(*pair, notes=["a <b> note"])
+    text = repr(report)
+    assert len(text) < 200
+    assert f"mAP@all {report.results['standard']['mAP@all']:.4f} (standard)" in text
+    page = report._repr_html_()
+    assert "<table>" in page
+    assert "a &lt;b&gt; note" in page
+    assert len(report.plot().axes) == 5  # four plots and the colour bar
+
+
+class Counting(Matcher):
+    """Cosine, counting how often each query is scored."""
+
+    def __init__(self):
+        self.cosine, self.asked = zsbir.MATCHERS.build("cosine"), []
+
+    def fit(self, gallery):
+        self.cosine.fit(gallery)
+        return self
+
+    def scores(self, queries):
+        self.asked += queries.vectors[:, 0].tolist()
+        return self.cosine.scores(queries)
+
+
+def test_each_query_is_scored_once(pair):
+    queries, gallery = pair
+    lonely = replace(queries, labels=np.where(queries.labels == 3, 4, queries.labels), classes=(*CLASSES, "none"))
+    matcher = Counting()
+    report = Evaluator(matcher=matcher, ks=5, random=40, resamples=0).evaluate(lonely, gallery)
+    assert sorted(matcher.asked) == sorted(queries.vectors[:, 0].tolist())
+    assert report.counts["excluded"] == 10
+    assert len(report.top) == 40  # those without a relevant photo are shown too
+    assert [row.ap is None for row in report.top].count(True) == 10
+
+
+def test_first_photos_confusion_and_histogram_by_definition(pair, monkeypatch):
+    monkeypatch.setattr("zsbir.evaluation.measure.MAX_ROWS", 7)
+    queries, gallery = pair
+    report = Evaluator(ks=5, random=40, resamples=0, top=12).evaluate(*pair)
+    scores = (F.normalize(queries.vectors) @ F.normalize(gallery.vectors).T).numpy()
+    order = np.argsort(-scores, axis=1)
+    for row in report.top:
+        assert row.photos == tuple(order[row.query, :12])
+        assert row.scores == pytest.approx(scores[row.query, order[row.query, :12]], abs=1e-5)
+    confusion = np.zeros((4, 4))
+    for label, first in zip(queries.labels, order[:, :10], strict=True):
+        confusion[label] += np.bincount(gallery.labels[first], minlength=4) / 100
+    assert report.confusion == pytest.approx(confusion)
+    same = queries.labels[:, None] == gallery.labels
+    edges = np.array(report.histogram["edges"])
+    for kind, values in (("relevant", scores[same]), ("irrelevant", scores[~same])):
+        exact = np.histogram(values, edges)[0] / len(values)
+        assert np.abs(np.cumsum(report.histogram[kind]) - np.cumsum(exact)).max() < 0.01

@@ -36,8 +36,7 @@ def compare(
         out: A JSON file for the result.
     """
     from zsbir.errors import ZsbirError
-    from zsbir.evaluation.comparison import compare_saved
-    from zsbir.evaluation.per_query import load_per_query
+    from zsbir.evaluation.comparison import compare_saved, load_per_query
     from zsbir.files import write_json
 
     if classes < 0:

@@ -12,7 +12,7 @@ from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
     from zsbir.cli._evaluation import Subject
-    from zsbir.evaluation.result import Report
+    from zsbir.evaluation.report import Report
 
 _MAP = "Map of sketch and photo embeddings"
 Setting = Literal["zero-shot", "generalised", "fine-grained", "binary", "few-queries"]
@@ -147,7 +147,7 @@ def _target(folder: Path, out: Path | None, setting: str, part: str, path: Path 
 
 
 def _show(name: str, report: Report, folder: Path) -> None:
-    from zsbir.evaluation.result import table
+    from zsbir.evaluation.report import results_grid
 
     c = report.counts
     print(
@@ -158,7 +158,7 @@ def _show(name: str, report: Report, folder: Path) -> None:
         print(f"note: {note}")
     print("\n" + report.table())
     for group, results in report.groups.items():
-        print(f"\n{group}\n{table(results)}")
+        print(f"\n{group}\n{results_grid(results).markdown()}")
     if report.domain_gap is not None:
         print(report.domain_gap.describe())
     for protocol in report.protocols:
@@ -167,10 +167,12 @@ def _show(name: str, report: Report, folder: Path) -> None:
 
 
 def _summary(reports: dict[str, Report], out: Path | None) -> None:
-    from zsbir.evaluation.summary import summarise, summary_table
+    from zsbir.evaluation.comparison import summarise
+    from zsbir.evaluation.report import results_grid
     from zsbir.files import write_json
 
     found = summarise([report.results for report in reports.values()])
-    print(f"\nmean ± standard deviation over {len(reports)} runs\n\n{summary_table(found)}")
+    told = {p: {m: f"{v['mean']:.4f} ± {v['sd']:.4f}" for m, v in metrics.items()} for p, metrics in found.items()}
+    print(f"\nmean ± standard deviation over {len(reports)} runs\n\n{results_grid(told).markdown()}")
     if out is not None:
         write_json(out / "summary.json", {"runs": list(reports), "results": found})

@@ -12,7 +12,7 @@ from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
     from zsbir.cli._evaluation import Subject
-    from zsbir.evaluation.details import TopPhotos
+    from zsbir.evaluation.overview import TopPhotos
     from zsbir.types import Paths
 
 
@@ -52,7 +52,7 @@ def pictures(
     """
     from zsbir.cli._evaluation import Work, find_subject
     from zsbir.cli._options import assignments
-    from zsbir.evaluation.showing import draw_queries, find_queries
+    from zsbir.evaluation.shown import draw_queries, find_queries
 
     if set and matcher is None:
         raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")

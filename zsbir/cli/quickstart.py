@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
     from zsbir.engine.trainer import Trainer
-    from zsbir.evaluation.result import Report
+    from zsbir.evaluation.report import Report
     from zsbir.methods.base import Method
 
 

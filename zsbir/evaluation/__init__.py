@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zsbir.evaluation.evaluator import Evaluator as Evaluator
     from zsbir.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from zsbir.evaluation.protocols import Protocol as Protocol
-    from zsbir.evaluation.result import Report as Report
+    from zsbir.evaluation.report import Report as Report
     from zsbir.evaluation.scoring import evaluate_embeddings as evaluate_embeddings
     from zsbir.evaluation.scoring import evaluate_scores as evaluate_scores
 
@@ -22,7 +22,7 @@ _WHERE = {
     "PROTOCOLS": "protocols",
     "Protocol": "protocols",
     "Evaluator": "evaluator",
-    "Report": "result",
+    "Report": "report",
     "evaluate_embeddings": "scoring",
     "evaluate_scores": "scoring",
     "load_embeddings": "embeddings",

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from zsbir.evaluation.measure import PerQuery
 from zsbir.types import Embeddings, Paths
 
 T = TypeVar("T")
@@ -57,27 +56,6 @@ def gathered(items: Sequence[T]) -> list[T]:
 
     found: list[T] = gather_object(list(items))
     return found
-
-
-def gather(part: PerQuery) -> PerQuery:
-    """Return the queries of all processes, in order, on every process; without a process group `part` itself."""
-    full = [p for p in gathered([part]) if len(p.query)]
-    if len(full) < 2:
-        return full[0] if full else part
-    query = np.concatenate([p.query for p in full])
-    order = np.argsort(query)
-    values = {
-        protocol: {m: np.concatenate([p.values[protocol][m] for p in full])[order] for m in found}
-        for protocol, found in full[0].values.items()
-    }
-    curves = [p.curve for p in full if p.curve is not None]
-    return replace(
-        full[0],
-        values=values,
-        query=query[order],
-        labels=np.concatenate([p.labels for p in full])[order],
-        curve=np.concatenate(curves)[order] if curves else None,
-    )
 
 
 def own_share(count: int) -> npt.NDArray[np.bool_]:

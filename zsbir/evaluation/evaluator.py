@@ -12,15 +12,14 @@ import torch
 
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import metrics as functions
-from zsbir.evaluation.details import confusion_and_histogram, top_photos
-from zsbir.evaluation.distributed import gather, shard
 from zsbir.evaluation.domain_gap import gap_of
-from zsbir.evaluation.inputs import check_embeddings
-from zsbir.evaluation.measure import METRICS, PerQuery, Request, as_protocols, averages, measure
+from zsbir.evaluation.inputs import check_classes, check_embeddings
+from zsbir.evaluation.measure import PerQuery, Protocols, Request, averages, measure
+from zsbir.evaluation.overview import Overview
 from zsbir.evaluation.protocols import Protocol
-from zsbir.evaluation.result import Report
+from zsbir.evaluation.report import Report
 from zsbir.evaluation.scoring import fitted_scores
-from zsbir.evaluation.showing import Shown
+from zsbir.evaluation.shown import Shown
 from zsbir.evaluation.statistics import bootstrap
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
@@ -36,14 +35,14 @@ class Evaluator:
     Args:
         protocol: Name, record, or a list of them; the first is the one that pictures and tables by class go by.
         matcher: Name, spec or instance.
-        metrics: Some of ``"mAP"``, ``"P@k"``, ``"R@k"``, ``"MRR"``, ``"nDCG"``; None: all.
-        ks: Cut-offs.
+        metrics: One or some of ``"mAP"``, ``"P@k"``, ``"R@k"``, ``"MRR"``, ``"nDCG"``; None: all.
+        ks: Cut-offs, one or several.
         resamples: Draws of the bootstrap intervals; 0: no intervals.
         examples: How many best, median and worst queries to show with their first photos, each.
         top: How many photos to show of each.
         seed: Seed of the bootstrap, of the random queries and of the sample behind confusion and histogram.
         random: How many further queries to show, drawn by chance.
-        queries: Files of further queries to show, see `zsbir.evaluation.showing.find_queries`.
+        queries: Files of further queries to show, see `zsbir.evaluation.shown.find_queries`.
 
     >>> import numpy as np, torch
     >>> photos = Embeddings(torch.eye(3), np.array([0, 1, 2]), ("cat", "dog", "owl"))
@@ -55,10 +54,10 @@ class Evaluator:
 
     def __init__(
         self,
-        protocol: str | Protocol | Sequence[str | Protocol] = "standard",
+        protocol: Protocols = "standard",
         matcher: str | Mapping[str, Any] | Matcher = "cosine",
-        metrics: Sequence[str] | None = None,
-        ks: Sequence[int] = (100, 200),
+        metrics: Sequence[str] | str | None = None,
+        ks: Sequence[int] | int = (100, 200),
         resamples: int = 1000,
         examples: int = 3,
         top: int = 10,
@@ -66,12 +65,10 @@ class Evaluator:
         random: int = 0,
         queries: Sequence[str] = (),
     ) -> None:
-        if seed < 0:
-            raise ZsbirError(f"a seed must be 0 or more, not {seed}")
-        self.protocols = as_protocols(protocol)
+        if seed < 0 or resamples < 0:
+            raise ZsbirError(f"seed and resamples must be 0 or more, not {seed} and {resamples}")
+        self.request = Request(protocol, ks, metrics, functions.ideal_levels())
         self.matcher: Matcher = MATCHERS.build(matcher)
-        self.metrics = tuple(METRICS if metrics is None else metrics)
-        self.ks = tuple(ks)
         self.resamples = resamples
         self.shown = Shown(examples, random, tuple(queries), top)
         self.seed = seed
@@ -87,9 +84,11 @@ class Evaluator:
     def evaluate(
         self, queries: Embeddings, gallery: Embeddings, notes: Sequence[str] = (), setting: str = "zero-shot"
     ) -> Report:
-        """Evaluate sketches against photos.
+        """Evaluate sketches against photos; the scores of each sketch are computed once.
 
         Labels are matched by class name where the two lists of classes differ. The gallery's device is computed on.
+        Of a matcher that stands for several (a published sweep), the best is reported and marked as chosen on the
+        test labels.
 
         Args:
             queries: The sketches.
@@ -102,110 +101,103 @@ class Evaluator:
 
         Raises:
             ZsbirError: For an empty side, widths that differ, NaN or infinite values (with their files), unknown
-                labels, or no query with a relevant photo.
+                labels, photos of one class only, or no query with a relevant photo.
         """
-        variants = self.matcher.variants()
-        if len(variants) > 1:
-            return self._best(variants, queries, gallery, notes, setting)
-        left, right, classes = check_embeddings(queries, gallery)
-        # Vectors stay where the gallery is: queries go there chunk by chunk.
-        chunk = fitted_scores(self.matcher, left, right)
-        device = chunk(np.zeros(1, dtype=np.int64)).device
-        with torch.inference_mode():
-            part = measure(
-                chunk,
-                left.labels,
-                right.labels,
-                Request(self.protocols, self.ks, self.metrics, functions.ideal_levels()),
-                device,
-                right.vectors.dtype.itemsize,
-                shard(),
-            )
-            found = gather(part)
-            confusion, histogram = confusion_and_histogram(chunk, left.labels, right.labels, len(classes), self.seed)
-            shown = top_photos(chunk, left, right, self._chosen(found, left), self.shown.top)
-        transductive = ["transductive: the matcher is fitted on the gallery"] if self.matcher.transductive else []
-        return Report(
-            protocols=tuple(self.protocols),
-            results=averages(found, self.protocols),
-            intervals=intervals(found, self.protocols, self.resamples, self.seed),
-            per_class=_per_class(found, classes),
-            counts=_counts(left.labels, right.labels, found),
-            chance=_chance(left.labels, right.labels, found, self.protocols),
-            matcher=describe_matcher(self.matcher),
+        left, right, _ = check_embeddings(queries, gallery)
+        check_classes(right.labels)
+        tried = [(matcher, *self._measured(matcher, left, right)) for matcher in self.matcher.variants()]
+        means = {matcher.describe(): averages(found, self.request.protocols) for matcher, found, _ in tried}
+        groups, said = {}, []
+        if len(tried) > 1:
+            first = self.request.protocols[0].name
+            metric = next(iter(next(iter(means.values()))[first]))
+            values = [results[first][metric] for results in means.values()]
+            groups = means
+            said = [f"{ORACLE}: the best {metric} ({first}) of {len(means)} matchers; from {min(values):.4f}"]
+            tried = [tried[int(np.argmax(values))]]
+        matcher, found, overview = tried[0]
+        if matcher.transductive:
+            said.append("transductive: the matcher is fitted on the gallery")
+        report = self.report(found, self.request.protocols, left, right, [*notes, *said, *_half(queries, gallery)])
+        assert found.curve is not None
+        return replace(
+            report,
             setting=setting,
-            notes=(*notes, *transductive, *_half(queries, gallery), *found.notes),
-            classes=classes,
-            curve=_curve(found),
-            confusion=confusion,
-            histogram=histogram,
-            top=shown,
-            per_query=found,
-            query_paths=tuple(left.paths[int(i)] for i in found.query) if len(left.paths) else (),
-            meta={"queries": queries.meta, "gallery": gallery.meta},
-            domain_gap=gap_of(left, right, self.seed),
+            matcher=matcher.describe(),
+            chance=_chance(right.labels, found, self.request.protocols),
+            curve={"recall": list(self.request.levels), "precision": found.curve.mean(axis=0).tolist()},
+            confusion=overview.confusion(),
+            histogram=overview.histogram(),
+            top=overview.top_photos(self.choose(found, left)),
+            groups=groups,
         )
 
-    def _best(
-        self, variants: Sequence[Matcher], queries: Embeddings, gallery: Embeddings, notes: Sequence[str], setting: str
+    def _measured(self, matcher: Matcher, queries: Embeddings, gallery: Embeddings) -> tuple[PerQuery, Overview]:
+        # Vectors stay where the gallery is: queries go there chunk by chunk.
+        overview = Overview(queries, gallery, self.shown.top, self.seed)
+        kind = gallery.vectors
+        scores = fitted_scores(matcher, queries, gallery)
+        labels = queries.labels, gallery.labels
+        return measure(scores, *labels, self.request, kind.device, kind.dtype.itemsize, overview, share=True), overview
+
+    def choose(self, found: PerQuery, queries: Embeddings) -> list[tuple[int, str, float | None]]:
+        """Return which queries to show, by the first metric of the first protocol."""
+        values = next(iter(next(iter(found.values.values())).values()))
+        return self.shown.choose(values, found.query, queries.paths, len(queries), self.seed)
+
+    def report(
+        self,
+        found: PerQuery,
+        protocols: Sequence[Protocol],
+        queries: Embeddings,
+        gallery: Embeddings,
+        notes: Sequence[str],
     ) -> Report:
-        """Evaluate every cell of a sweep and return the report of the best, marked as chosen on the test labels."""
-        tried: dict[str, dict[str, dict[str, float]]] = {}
-        for matcher in variants:
-            plain = Evaluator(self.protocols, matcher, ["mAP"], self.ks, resamples=0, examples=0, seed=self.seed)
-            tried[describe_matcher(matcher)] = plain.evaluate(queries, gallery).results
-        first = self.protocols[0].name
-        values = [results[first]["mAP@all"] for results in tried.values()]
-        best = variants[int(np.argmax(values))]
-        said = f"{ORACLE}: the best mAP@all ({first}) of {len(variants)} matchers; from {min(values):.4f}"
-        report = self.like(best).evaluate(queries, gallery, (*notes, said), setting)
-        return replace(report, groups=tried)
+        """Return what every setting's report holds: means, intervals and classes of the metrics found."""
+        present = np.unique(found.labels)
+        return Report(
+            protocols=tuple(protocols),
+            results=averages(found, protocols),
+            intervals=self._intervals(found, protocols),
+            per_class={
+                protocol: {
+                    queries.classes[c]: {metric: float(v[found.labels == c].mean()) for metric, v in values.items()}
+                    for c in present
+                }
+                for protocol, values in found.values.items()
+            },
+            counts={
+                "queries": len(queries),
+                "evaluated": len(found.query),
+                "excluded": found.excluded,
+                "gallery": len(gallery),
+                "classes": len(present),
+            },
+            chance={},
+            matcher=self.matcher.describe(),
+            setting="zero-shot",
+            notes=(*notes, *found.notes),
+            classes=queries.classes,
+            per_query=found,
+            query_paths=tuple(queries.paths[int(i)] for i in found.query) if len(queries.paths) else (),
+            meta={"queries": queries.meta, "gallery": gallery.meta},
+            domain_gap=gap_of(queries, gallery, self.seed),
+        )
 
-    def _chosen(self, found: PerQuery, queries: Embeddings) -> list[tuple[int, str, float | None]]:
-        first = found.values[self.protocols[0].name]
-        key = "mAP@all" if "mAP@all" in first else next(iter(first))
-        return self.shown.choose(first[key], found.query, queries.paths, len(queries), self.seed)
-
-
-def intervals(
-    found: PerQuery, protocols: Sequence[Protocol], resamples: int, seed: int
-) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Return the 95 % bootstrap intervals of all means, over queries and over classes; none for 0 resamples."""
-    out: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for protocol in protocols if resamples else ():
-        values = found.values[protocol.name]
-        queries = bootstrap(values, found.labels, protocol.average, "queries", resamples, seed=seed)
-        over = bootstrap(values, found.labels, protocol.average, "classes", resamples, seed=seed)
-        out[protocol.name] = {m: {"queries": list(queries[m]), "classes": list(over[m])} for m in values}
-    return out
-
-
-def describe_matcher(matcher: Matcher) -> str:
-    """Return the matcher in a line."""
-    return matcher.describe() if hasattr(matcher, "spec") else type(matcher).__name__
-
-
-def _per_class(found: PerQuery, classes: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    present = np.unique(found.labels)
-    return {
-        protocol: {
-            classes[c]: {metric: float(v[found.labels == c].mean()) for metric, v in values.items()} for c in present
-        }
-        for protocol, values in found.values.items()
-    }
+    def _intervals(
+        self, found: PerQuery, protocols: Sequence[Protocol]
+    ) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """Return the 95 % bootstrap intervals of all means, over queries and over classes; none for 0 resamples."""
+        out: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for p in protocols if self.resamples else ():
+            values = found.values[p.name]
+            queries = bootstrap(values, found.labels, p.average, "queries", self.resamples, seed=self.seed)
+            over = bootstrap(values, found.labels, p.average, "classes", self.resamples, seed=self.seed)
+            out[p.name] = {m: {"queries": list(queries[m]), "classes": list(over[m])} for m in values}
+        return out
 
 
-def _counts(queries: Labels, gallery: Labels, found: PerQuery) -> dict[str, int]:
-    return {
-        "queries": len(queries),
-        "evaluated": len(found.query),
-        "excluded": found.excluded,
-        "gallery": len(gallery),
-        "classes": len(np.unique(found.labels)),
-    }
-
-
-def _chance(queries: Labels, gallery: Labels, found: PerQuery, protocols: Sequence[Protocol]) -> dict[str, float]:
+def _chance(gallery: Labels, found: PerQuery, protocols: Sequence[Protocol]) -> dict[str, float]:
     """Return by protocol the exact mAP@all of a random order of the gallery (by the exact AP)."""
     counts = np.bincount(gallery, minlength=int(found.labels.max()) + 1)
     level = {int(c): functions.chance(len(gallery), int(counts[c])) for c in np.unique(found.labels)}
@@ -217,9 +209,3 @@ def _chance(queries: Labels, gallery: Labels, found: PerQuery, protocols: Sequen
 def _half(*sides: Embeddings) -> list[str]:
     kinds = [side.vectors.dtype for side in sides if side.vectors.dtype in (torch.float16, torch.bfloat16)]
     return [f"the embeddings are stored in {str(kinds[0]).removeprefix('torch.')}"] if kinds else []
-
-
-def _curve(found: PerQuery) -> dict[str, list[float]]:
-    if found.curve is None:
-        return {"recall": [], "precision": []}
-    return {"recall": functions.ideal_levels(), "precision": found.curve.mean(axis=0).tolist()}

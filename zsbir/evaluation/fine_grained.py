@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.details import top_photos
-from zsbir.evaluation.domain_gap import gap_of
-from zsbir.evaluation.evaluator import Evaluator, describe_matcher, intervals
+from zsbir.evaluation.evaluator import Evaluator
 from zsbir.evaluation.inputs import check_embeddings
-from zsbir.evaluation.measure import PerQuery, Request, averages, measure
+from zsbir.evaluation.measure import PerQuery, Request, measure
+from zsbir.evaluation.overview import Overview
 from zsbir.evaluation.protocols import Protocol
-from zsbir.evaluation.result import Report
+from zsbir.evaluation.report import Report
 from zsbir.evaluation.scoring import fitted_scores, take
 from zsbir.evaluation.settings import photo_id
 from zsbir.types import Embeddings, Labels
@@ -57,56 +57,25 @@ def fine_grained(
     """
     left, right, classes = check_embeddings(queries, gallery)
     ids = _instances(left, right)
+    overview = Overview(left, right, evaluator.shown.top, evaluator.seed)
+    kind = right.vectors
+    request = Request([ACROSS], ks, _WANTED)
     chunk = fitted_scores(evaluator.matcher, left, right)
-    device = chunk(np.zeros(1, dtype=np.int64)).device
     try:
-        across = measure(chunk, *ids, Request([ACROSS], ks, _WANTED), device, right.vectors.dtype.itemsize)
+        across = measure(chunk, *ids, request, kind.device, kind.dtype.itemsize, overview, share=True)
     except ZsbirError:
         raise ZsbirError(
             f"no sketch has its photo in the gallery: by its name {left.paths[0]!r} was drawn from "
             f"{photo_id(left.paths[0], sketch=True)!r}, and a photo here is {right.paths[0]!r}"
         ) from None
-    ap = across.values[ACROSS.name]["MRR"]  # with one relevant photo, AP is 1 / rank
-    chosen = evaluator.shown.choose(ap, across.query, left.paths, len(left), evaluator.seed)
-    shown = top_photos(chunk, left, right, chosen, evaluator.shown.top)
-    within = _within(evaluator, left, right, ids, ks)
-    found = PerQuery(
-        {**across.values, **within.values},
-        across.query,
-        left.labels[across.query],
-        across.excluded,
-        notes=across.notes,
-    )
-    protocols = (ACROSS, WITHIN)
-    return Report(
-        protocols=protocols,
-        results=averages(found, protocols),
-        intervals=intervals(found, protocols, evaluator.resamples, evaluator.seed),
-        per_class=_per_category(found, classes),
-        counts={
-            "queries": len(left),
-            "evaluated": len(found.query),
-            "excluded": found.excluded,
-            "gallery": len(right),
-            "classes": len(np.unique(found.labels)),
-        },
-        chance={
-            ACROSS.name: _chance(np.array([len(right)])),
-            WITHIN.name: _chance(np.bincount(right.labels, minlength=len(classes))[found.labels]),
-        },
-        matcher=describe_matcher(evaluator.matcher),
-        setting="fine-grained",
-        notes=(*notes, *found.notes),
-        classes=classes,
-        curve={"recall": [], "precision": []},
-        confusion=np.zeros((0, 0)),
-        histogram={},
-        top=shown,
-        per_query=found,
-        query_paths=tuple(left.paths[int(i)] for i in found.query),
-        meta={"queries": queries.meta, "gallery": gallery.meta},
-        domain_gap=gap_of(left, right, evaluator.seed),
-    )
+    shown = overview.top_photos(evaluator.choose(across, left))
+    values = {**across.values, WITHIN.name: _within(evaluator, left, right, ids, ks)}
+    found = replace(across, values=values, labels=left.labels[across.query])
+    sizes = np.bincount(right.labels, minlength=len(classes))[found.labels]
+    # The chance of acc@1, which is also what a random order gives.
+    chance = {ACROSS.name: 1 / len(right), WITHIN.name: float((1 / sizes).mean())}
+    report = evaluator.report(found, (ACROSS, WITHIN), left, right, notes)
+    return replace(report, setting="fine-grained", chance=chance, top=shown)
 
 
 def _instances(queries: Embeddings, gallery: Embeddings) -> tuple[Labels, Labels]:
@@ -127,34 +96,16 @@ def _within(
     gallery: Embeddings,
     ids: tuple[Labels, Labels],
     ks: Sequence[int],
-) -> PerQuery:
-    """Evaluate each category alone and join the queries."""
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the metrics of the queries, each category searched alone."""
     parts: list[PerQuery] = []
     for label in np.unique(queries.labels):
         mine, photos = np.flatnonzero(queries.labels == label), np.flatnonzero(gallery.labels == label)
-        if not np.isin(ids[0][mine], ids[1][photos]).any():
-            continue
-        chunk = fitted_scores(evaluator.matcher, take(queries, mine), take(gallery, photos))
-        device = chunk(np.zeros(1, dtype=np.int64)).device
-        part = measure(chunk, ids[0][mine], ids[1][photos], Request([WITHIN], ks, _WANTED), device)
-        parts.append(PerQuery(part.values, mine[part.query], part.labels, part.excluded))
-    query = np.concatenate([part.query for part in parts])
-    order = np.argsort(query)
+        if np.isin(ids[0][mine], ids[1][photos]).any():
+            chunk = fitted_scores(evaluator.matcher, take(queries, mine), take(gallery, photos))
+            request = Request([WITHIN], ks, _WANTED)
+            part = measure(chunk, ids[0][mine], ids[1][photos], request, gallery.vectors.device)
+            parts.append(replace(part, query=mine[part.query]))
+    order = np.argsort(np.concatenate([part.query for part in parts]))
     first = parts[0].values[WITHIN.name]
-    values = {m: np.concatenate([part.values[WITHIN.name][m] for part in parts])[order] for m in first}
-    return PerQuery({WITHIN.name: values}, query[order], queries.labels[query[order]], 0)
-
-
-def _per_category(found: PerQuery, classes: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    return {
-        protocol: {
-            classes[c]: {metric: float(v[found.labels == c].mean()) for metric, v in values.items()}
-            for c in np.unique(found.labels)
-        }
-        for protocol, values in found.values.items()
-    }
-
-
-def _chance(sizes: npt.NDArray[np.int64]) -> float:
-    """Return acc@1 of a random order."""
-    return float((1 / sizes).mean())
+    return {m: np.concatenate([part.values[WITHIN.name][m] for part in parts])[order] for m in first}

@@ -18,6 +18,9 @@ from zsbir.types import Embeddings, Labels
 Array = npt.NDArray[Any] | Tensor
 """NumPy or torch, CPU or CUDA."""
 
+EXACT = 2**53
+"""Up to here every whole number is a float64."""
+
 
 def as_floats(values: Array | Sequence[Any], what: str) -> Tensor:
     """Return `values` as a 2-D float32 or float64 tensor on its device.
@@ -25,26 +28,47 @@ def as_floats(values: Array | Sequence[Any], what: str) -> Tensor:
     Half precision is taken as the exact numbers it holds, with a warning: coarse scores tie.
 
     Raises:
-        ZsbirError: If it is not 2-D, or not of numbers.
+        ZsbirError: If it is not 2-D, not dense, not of real numbers, or has masked entries.
     """
-    try:
-        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    except TypeError as error:
-        raise ZsbirError(f"{what} must be numbers: {error}") from None
+    if isinstance(values, Tensor) and values.layout != torch.strided:
+        raise ZsbirError(f"{what} must be dense, not {values.layout}: call .to_dense() first")
+    if isinstance(values, Tensor) and values.is_floating_point():
+        tensor = values.detach()
+    else:
+        device = values.device if isinstance(values, Tensor) else "cpu"
+        tensor = torch.from_numpy(_numbers(values, what)).to(device)
     if tensor.ndim != 2:
         raise ZsbirError(f"{what} must have 2 dimensions (one row each), not shape {tuple(tensor.shape)}")
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        warnings.warn(
-            f"{what} are {str(tensor.dtype).removeprefix('torch.')}: they are computed with in float32, but were "
-            "rounded before, so results differ slightly from those of the full precision",
-            stacklevel=3,
-        )
-        return tensor.float()
     if tensor.dtype in (torch.float32, torch.float64):
         return tensor
-    if tensor.is_complex():
-        raise ZsbirError(f"{what} must be real numbers, not {tensor.dtype}")
-    return tensor.to(torch.float64)
+    warnings.warn(
+        f"{what} are {str(tensor.dtype).removeprefix('torch.')}: they are computed with in float32, but were "
+        "rounded before, so results differ slightly from those of the full precision",
+        stacklevel=3,
+    )
+    return tensor.float()
+
+
+def _numbers(values: Any, what: str) -> npt.NDArray[Any]:
+    """Return real numbers as an array that torch can take: in memory order, of this machine's bytes, never rounded."""
+    array = _array(values, what)
+    if array.dtype.kind == "c":
+        raise ZsbirError(f"{what} must be real numbers, not {array.dtype}")
+    if array.dtype.kind not in "biuf":
+        raise ZsbirError(f"{what} must be numbers, not {array.dtype}")
+    if array.dtype.kind in "iu" and array.size and max(-int(array.min()), int(array.max())) > EXACT:
+        raise ZsbirError(f"{what} have whole numbers above 2^53, which would be rounded: scale them down")
+    known = array.dtype.newbyteorder("=") in (np.dtype("f2"), np.dtype("f4"), np.dtype("f8"))
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=") if known else np.float64)
+
+
+def _array(values: Any, what: str) -> npt.NDArray[Any]:
+    if np.ma.is_masked(values):
+        raise ZsbirError(f"{what} have masked entries: fill them or leave them out")
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (ValueError, TypeError) as error:
+        raise ZsbirError(f"{what} must be numbers in rows of equal length: {error}") from None
 
 
 def check_finite(values: Tensor, what: str, paths: Sequence[str] = ()) -> None:
@@ -77,8 +101,8 @@ def check_vectors(queries: Tensor, gallery: Tensor) -> None:
 
 def common_labels(
     queries: Array | Sequence[Any], gallery: Array | Sequence[Any], shape: tuple[int, int]
-) -> tuple[Labels, Labels]:
-    """Return both label lists as positions in one common list of classes.
+) -> tuple[Labels, Labels, tuple[str, ...]]:
+    """Return both label lists as positions in one common list of classes, and these.
 
     Args:
         queries: Class of each query: numbers from 0, or names.
@@ -86,25 +110,41 @@ def common_labels(
         shape: How many queries and photos there are.
 
     Raises:
-        ZsbirError: If lengths differ or a label is unknown (negative).
+        ZsbirError: If lengths or kinds differ, or a label is unknown (negative).
     """
-    arrays = []
-    for labels, count, what in ((queries, shape[0], "queries"), (gallery, shape[1], "photos of the gallery")):
-        array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-        if array.ndim != 1 or len(array) != count:
-            raise ZsbirError(f"{count} {what} need {count} labels, not an array of shape {array.shape}")
-        if array.dtype.kind == "f":
-            raise ZsbirError(f"the labels of the {what} must be whole numbers or names, not {array.dtype}")
-        unknown = int((array < 0).sum()) if array.dtype.kind == "i" else 0
-        if unknown:
-            raise ZsbirError(f"{unknown} of {count} {what} have an unknown label (-1): label them, or leave them out")
-        arrays.append(array)
-    if (arrays[0].dtype.kind in "iu") != (arrays[1].dtype.kind in "iu"):
+    arrays = [
+        _labels(labels, count, what)
+        for labels, count, what in ((queries, shape[0], "queries"), (gallery, shape[1], "photos of the gallery"))
+    ]
+    if arrays[0].dtype.kind != arrays[1].dtype.kind:
         raise ZsbirError(
             "the labels of queries and gallery must be of one kind: numbers on both sides or names on both"
         )
-    _, inverse = np.unique(np.concatenate(arrays), return_inverse=True)
-    return inverse[: shape[0]].astype(np.int64), inverse[shape[0] :].astype(np.int64)
+    classes, inverse = np.unique(np.concatenate(arrays), return_inverse=True)
+    left, right = inverse[: shape[0]].astype(np.int64), inverse[shape[0] :].astype(np.int64)
+    return left, right, tuple(str(name) for name in classes)
+
+
+def _labels(labels: Array | Sequence[Any], count: int, what: str) -> npt.NDArray[Any]:
+    """Return labels as uint64 numbers or as text, none of them changed on the way."""
+    where = f"the labels of the {what}"
+    if isinstance(labels, (list, tuple)) and len({isinstance(label, str) for label in labels}) > 1:
+        raise ZsbirError(f"{where} mix names with other things: give names or numbers")
+    array = _array(labels, where)
+    if array.ndim != 1 or len(array) != count:
+        raise ZsbirError(f"{count} {what} need {count} labels, not an array of shape {array.shape}")
+    if array.dtype.kind == "O":
+        if len({isinstance(label, str) for label in array}) > 1:
+            raise ZsbirError(f"{where} mix names with other things: give names or numbers")
+        array = np.array(array.tolist())
+    if array.dtype.kind in "biu":
+        unknown = int((array < 0).sum()) if array.dtype.kind == "i" else 0
+        if unknown:
+            raise ZsbirError(f"{unknown} of {count} {what} have an unknown label (-1): label them, or leave them out")
+        return array.astype(np.uint64)
+    if array.dtype.kind == "U" or not count:
+        return array.astype(str) if count else array.astype(np.uint64)
+    raise ZsbirError(f"{where} must be whole numbers or names, not {array.dtype}")
 
 
 def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings, tuple[str, ...]]:
@@ -114,17 +154,25 @@ def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
         Queries and gallery in float32 or float64 with labels in the common classes, and these classes.
 
     Raises:
-        ZsbirError: For an empty side, widths that differ, NaN or infinite values (with the files), unknown labels.
+        ZsbirError: If a side is no `Embeddings` or empty, widths differ, or for NaN or infinite values (with the
+            files) and unknown labels.
     """
+    for side in (queries, gallery):
+        if not isinstance(side, Embeddings):
+            raise ZsbirError(
+                f"an evaluator takes Embeddings, not {type(side).__name__}: make them with zsbir.Embeddings(vectors, "
+                "labels, classes), or give arrays to zsbir.evaluation.evaluate_embeddings"
+            )
     left, right = as_floats(queries.vectors, "the queries"), as_floats(gallery.vectors, "the gallery vectors")
     check_vectors(left, right)
     check_finite(left, "queries", queries.paths)
     check_finite(right, "gallery photos", gallery.paths)
     classes = tuple(dict.fromkeys((*queries.classes, *gallery.classes)))
-    labels = [_in_classes(side, classes) for side in (queries, gallery)]
-    common_labels(labels[0], labels[1], (len(left), len(right)))  # lengths and unknown labels
-    if not classes:
-        classes = tuple(str(i) for i in range(int(max(labels[0].max(), labels[1].max())) + 1))
+    if classes:
+        labels = _in_classes(queries, classes), _in_classes(gallery, classes)
+    else:
+        first, second, classes = common_labels(queries.labels, gallery.labels, (len(left), len(right)))
+        labels = first, second
     return (
         replace(queries, vectors=left, labels=labels[0], classes=classes),
         replace(gallery, vectors=right, labels=labels[1], classes=classes),
@@ -132,13 +180,21 @@ def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
     )
 
 
+def check_classes(gallery: Labels) -> None:
+    """Raise a ZsbirError if all photos are of one class, so that every order of them is right."""
+    if (gallery == gallery[0]).all():
+        raise ZsbirError("all photos are of one class, so every ranking is perfect: evaluate at least two classes")
+
+
 def _in_classes(side: Embeddings, classes: tuple[str, ...]) -> Labels:
     """Return the labels of a side as positions in `classes`; a side without class names counts in them already."""
-    labels = np.asarray(side.labels, dtype=np.int64)
+    given = _labels(side.labels, len(side), "queries" if side.domain == "sketch" else "photos of the gallery")
+    if given.dtype.kind != "u":
+        raise ZsbirError(f"the labels of {side.domain} embeddings with classes must be positions in them, not names")
     known = len(side.classes or classes)
-    if known and len(labels) and int(labels.max()) >= known:
-        raise ZsbirError(f"a {side.domain} has the unknown label {int(labels.max())}: there are {known} classes")
+    if len(given) and int(given.max()) >= known:
+        raise ZsbirError(f"a {side.domain} has the unknown label {int(given.max())}: there are {known} classes")
+    labels = given.astype(np.int64)
     if not side.classes or side.classes == classes:
         return labels
-    place = np.array([*(classes.index(name) for name in side.classes), -1], dtype=np.int64)
-    return place[labels]
+    return np.array([classes.index(name) for name in side.classes], dtype=np.int64)[labels]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -13,15 +17,18 @@ from torch import Tensor
 
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import metrics
+from zsbir.evaluation.distributed import gathered, shard
 from zsbir.evaluation.inputs import check_finite
+from zsbir.evaluation.overview import Overview
 from zsbir.evaluation.protocols import PROTOCOLS, Protocol
 from zsbir.evaluation.ranking import Ranks, rank_relevant
-from zsbir.evaluation.workers import row_workers
 from zsbir.types import Labels
 
 Floats = npt.NDArray[np.float64]
-ScoreChunk = Callable[[npt.NDArray[np.int64]], Tensor]
+Index = npt.NDArray[np.int64]
+ScoreChunk = Callable[[Index], Tensor]
 """From (q,) query positions to their (q, G) scores, a fresh tensor that may be overwritten."""
+Protocols = str | Protocol | Sequence[str | Protocol] | None
 
 METRICS = ("mAP", "P@k", "R@k", "MRR", "nDCG")
 """What can be asked for; "mAP" is mAP@all and mAP@k. The fine-grained setting has "acc@k" besides."""
@@ -45,25 +52,27 @@ class PerQuery:
         labels: (q,) int64, its class.
         excluded: How many queries have no relevant photo in the gallery; they count nowhere.
         curve: (q, L) float64 interpolated precision at recall levels, or None if it was not asked for.
+        notes: What a reader must know: queries left out, cut-offs above the gallery.
     """
 
     values: dict[str, dict[str, Floats]]
-    query: npt.NDArray[np.int64]
+    query: Index
     labels: Labels
     excluded: int
     curve: Floats | None = None
     notes: tuple[str, ...] = ()
 
 
-def as_protocols(protocols: str | Protocol | Sequence[str | Protocol]) -> list[Protocol]:
-    """Return the records of one or several protocols, given by name or as records."""
-    given = [protocols] if isinstance(protocols, (str, Protocol)) else list(protocols)
-    if not given:
+def as_protocols(protocols: Protocols) -> list[Protocol]:
+    """Return the records of one or several protocols, given by name or as records; None: standard."""
+    given = ["standard"] if protocols is None else protocols
+    records = [PROTOCOLS.build(item) for item in ([given] if isinstance(given, (str, Protocol)) else given)]
+    if not records:
         raise ZsbirError("name at least one protocol, for instance 'standard'")
-    return [PROTOCOLS.build(item) for item in given]
+    return records
 
 
-def averages(result: PerQuery, protocols: str | Protocol | Sequence[str | Protocol]) -> dict[str, dict[str, float]]:
+def averages(result: PerQuery, protocols: Protocols) -> dict[str, dict[str, float]]:
     """Return the means of all metrics, over queries or over classes as each protocol says."""
     means: dict[str, dict[str, float]] = {}
     for protocol in as_protocols(protocols):
@@ -77,34 +86,56 @@ def averages(result: PerQuery, protocols: str | Protocol | Sequence[str | Protoc
     return means
 
 
-@dataclass(frozen=True)
 class Request:
     """What is to be computed.
 
-    Attributes:
+    Args:
         protocols: Under which definitions.
-        ks: Cut-offs, each at least 1.
-        wanted: Names from `METRICS`.
+        ks: Cut-offs, each at least 1; one number or several.
+        wanted: Names from `METRICS`, one or several; None: all.
         levels: Recall levels of the precision-recall curve; none: no curve.
 
     Raises:
-        ZsbirError: If a k is below 1 or a metric is unknown.
+        ZsbirError: If a k is no whole number of at least 1, a metric is unknown, or a protocol has none of them.
     """
 
-    protocols: Sequence[Protocol]
-    ks: Sequence[int] = (100, 200)
-    wanted: Sequence[str] = ("mAP", "P@k")
-    levels: Sequence[float] = ()
-
-    def __post_init__(self) -> None:
-        if any(k < 1 for k in self.ks):
-            raise ZsbirError(f"a cut-off k must be at least 1, not {min(self.ks)}")
+    def __init__(
+        self,
+        protocols: Protocols = None,
+        ks: Sequence[int] | int = (100, 200),
+        wanted: Sequence[str] | str | None = ("mAP", "P@k"),
+        levels: Sequence[float] = (),
+    ) -> None:
+        self.protocols = as_protocols(protocols)
+        self.ks = _cut_offs(ks)
+        self.wanted = METRICS if wanted is None else (wanted,) if isinstance(wanted, str) else tuple(wanted)
+        self.levels = levels
         unknown = [name for name in self.wanted if name not in (*METRICS, "acc@k")]
         if unknown:
             raise ZsbirError(f"there is no metric {unknown[0]!r}. Known: {', '.join(METRICS)}")
+        for protocol in self.protocols:
+            if not any(
+                name in ("mAP", "MRR", "nDCG") or (self.ks and (name != "P@k" or protocol.precision_at))
+                for name in self.wanted
+            ):
+                asked = ", ".join(self.wanted) or "none"
+                raise ZsbirError(
+                    f"the protocol {protocol.name!r} has none of the metrics asked for ({asked}; k: "
+                    f"{', '.join(map(str, self.ks)) or 'none'}): add 'mAP'"
+                )
 
 
-class Plan:
+def _cut_offs(ks: Sequence[int] | int) -> tuple[int, ...]:
+    try:
+        found = tuple(operator.index(k) for k in (ks if np.iterable(ks) else [ks]))
+    except TypeError:
+        raise ZsbirError(f"a cut-off k must be a whole number, and ks one or several of them, not {ks!r}") from None
+    if any(k < 1 for k in found):
+        raise ZsbirError(f"a cut-off k must be at least 1, not {min(found)}")
+    return found
+
+
+class Chunks:
     """Which queries are scored together, and which photos are relevant to them.
 
     Args:
@@ -121,30 +152,23 @@ class Plan:
         counts = np.bincount(gallery_labels, minlength=classes).astype(np.int64)
         self.labels = query_labels
         self.gallery = len(gallery_labels)
-        self.rows = rows
         self._order = np.argsort(gallery_labels, kind="stable").astype(np.int64)
         self._start = (np.cumsum(counts) - counts)[query_labels]
         self._relevant = counts[query_labels]
         kept = np.flatnonzero(self._relevant)
         if not len(kept):
             raise ZsbirError("no query has a photo of its class in the gallery: nothing can be evaluated")
+        self.excluded = len(query_labels) - len(kept)
         # Queries with equally many relevant photos share a chunk, so that little is padded.
-        self._kept = kept[np.lexsort((query_labels[kept], self._relevant[kept]))]
+        kept = kept[np.lexsort((query_labels[kept], self._relevant[kept]))]
+        self.evaluated = [kept[begin : begin + rows] for begin in range(0, len(kept), rows)]
+        without = np.flatnonzero(self._relevant == 0)
+        self.left_out = [without[begin : begin + rows] for begin in range(0, len(without), rows)]
 
-    @property
-    def excluded(self) -> int:
-        """How many queries have no relevant photo."""
-        return len(self.labels) - len(self._kept)
-
-    def chunks(self) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the positions of the queries of each chunk."""
-        for begin in range(0, len(self._kept), self.rows):
-            yield self._kept[begin : begin + self.rows]
-
-    def relevant(self, index: npt.NDArray[np.int64], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    def relevant(self, index: Index, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Return (q, R) the relevant photos of each query (padded with its last one) and (q,) how many there are."""
         many = self._relevant[index]
-        last = self._start[index] + many - 1
+        last = np.maximum(self._start[index] + many - 1, 0)
         place = np.minimum(self._start[index][:, None] + np.arange(many.max()), last[:, None])
         return torch.from_numpy(self._order[place]).to(device), torch.from_numpy(many).to(device)
 
@@ -160,6 +184,10 @@ class Plan:
         return tuple(notes)
 
 
+Found = tuple[dict[tuple[str, str], Tensor], Tensor | None]
+"""Values (q,) by protocol and metric, and the precision-recall curves (q, L)."""
+
+
 def measure(
     chunk: ScoreChunk,
     query_labels: Labels,
@@ -167,9 +195,10 @@ def measure(
     request: Request,
     device: torch.device | str = "cpu",
     itemsize: int = 4,
-    shard: tuple[int, int] = (0, 1),
+    overview: Overview | None = None,
+    share: bool = False,
 ) -> PerQuery:
-    """Compute the metrics of every query.
+    """Compute the metrics of every query; the scores of each query are asked for once.
 
     Args:
         chunk: Gives the scores of some queries.
@@ -178,27 +207,43 @@ def measure(
         request: What to compute.
         device: Where the scores are.
         itemsize: Bytes of a score.
-        shard: ``(i, n)``: compute only every n-th chunk from the i-th on. The chunks do not depend on n, so n
-            processes together give bit for bit what one gives.
+        overview: Looks at all scores on the way, those of queries without a relevant photo too.
+        share: Whether the processes that run share the chunks. The chunks do not depend on how many there are, so
+            together they give bit for bit what one gives.
 
     Returns:
-        The metrics of the queries (of this shard), in their order.
+        The metrics of the queries, in their order.
 
     Raises:
         ZsbirError: If no query has a relevant photo, or the matcher gives NaN or infinite scores.
     """
-    plan = Plan(query_labels, gallery_labels, chunk_rows(len(gallery_labels), itemsize, torch.device(device)))
-    collected = Collected(request)
-    with torch.inference_mode(), row_workers(torch.device(device)) as workers:
-        for number, index in enumerate(plan.chunks()):
-            if number % shard[1] != shard[0]:
-                continue
+    device = torch.device(device)
+    chunks = Chunks(query_labels, gallery_labels, chunk_rows(len(gallery_labels), itemsize, device))
+    numbered = list(enumerate([*chunks.evaluated, *(chunks.left_out if overview else [])]))
+    first, step = shard() if share else (0, 1)
+    done: list[tuple[int, Index, list[Found], Any]] = []
+
+    def values(part: tuple[Tensor, Tensor, Tensor]) -> Found:
+        with torch.inference_mode():  # the mode is a thread's own
+            ranks = rank_relevant(*part)
+            curve = metrics.interpolated_precision(ranks, request.levels).cpu() if request.levels else None
+            return _metrics(ranks, request), curve
+
+    with torch.inference_mode(), row_threads(device) as (threads, run):
+        for number, index in numbered[first::step]:
             scores = chunk(index).contiguous()
             check_finite(scores, "rows of scores from the matcher")
-            columns, many = plan.relevant(index, device)
-            parts = [(scores[rows], columns[rows], many[rows]) for rows in workers.split(len(index))]
-            collected.add(index, workers.map(lambda *part: found(rank_relevant(*part), request), parts))
-    return collected.result(plan)
+            columns, many = chunks.relevant(index, device)
+            seen = overview.look(index, scores, columns, many) if overview else None
+            rows = -(-len(index) // threads)
+            cuts = [slice(start, start + rows) for start in range(0, len(index), rows)]
+            parts = [(scores[cut], columns[cut], many[cut]) for cut in cuts]
+            done.append((number, index, list(run(values, parts)) if number < len(chunks.evaluated) else [], seen))
+    if share:
+        done = sorted(gathered(done), key=operator.itemgetter(0))
+    if overview:
+        overview.take([seen for *_, seen in done])
+    return _joined([(index, found) for _, index, found, _ in done if found], chunks, request)
 
 
 def chunk_rows(gallery: int, itemsize: int, device: torch.device) -> int:
@@ -208,44 +253,37 @@ def chunk_rows(gallery: int, itemsize: int, device: torch.device) -> int:
     return int(np.clip(budget // (gallery * itemsize), 1, most))
 
 
-Found = tuple[dict[tuple[str, str], Tensor], Tensor | None]
-"""Values (q,) by protocol and metric, and the precision-recall curves (q, L)."""
+@contextmanager
+def row_threads(device: torch.device) -> Iterator[tuple[int, Callable[..., Any]]]:
+    """Give, for the block, a number of threads and a `map` that runs on them: on a GPU, the caller's own.
+
+    Ranks and metrics are many small operations. With torch's own threads each of them waits until the last thread is
+    done, which on a busy machine takes longer than the work; here each thread does all of it for its rows, alone.
+    """
+    count = torch.get_num_threads()
+    if device.type != "cpu" or count == 1:
+        yield 1, map
+        return
+    together = Barrier(count)
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        # All start here and now: what they set is theirs in part, and in part (MKL) the process's, and is set back.
+        list(pool.map(lambda _: together.wait(), range(count)))
+        torch.set_num_threads(count)
+        yield count, pool.map
 
 
-def found(ranks: Ranks, request: Request) -> Found:
-    """Return what is asked for of some queries, on the CPU."""
-    curve = metrics.interpolated_precision(ranks, request.levels).cpu() if request.levels else None
-    return _metrics(ranks, request), curve
-
-
-class Collected:
-    """The metrics of the chunks seen so far."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self._index: list[npt.NDArray[np.int64]] = []
-        self._values: list[dict[tuple[str, str], Tensor]] = []
-        self._curves: list[Tensor] = []
-
-    def add(self, index: npt.NDArray[np.int64], found: Sequence[Found]) -> None:
-        """Keep the metrics of the queries at `index`, in one or several parts."""
-        self._index.append(index)
-        for values, curve in found:
-            self._values.append(values)
-            if curve is not None:
-                self._curves.append(curve)
-
-    def result(self, plan: Plan) -> PerQuery:
-        """Return everything in the order of the queries."""
-        query = np.concatenate(self._index) if self._index else np.zeros(0, dtype=np.int64)
-        order = np.argsort(query)
-        values: dict[str, dict[str, Floats]] = {}
-        for protocol, metric in self._values[0] if self._values else ():
-            joined = torch.cat([block[protocol, metric] for block in self._values]).numpy()
-            values.setdefault(protocol, {})[metric] = joined[order]
-        curve = torch.cat(self._curves).numpy()[order] if self._curves else None
-        notes = plan.notes(self.request.ks)
-        return PerQuery(values, query[order], plan.labels[query[order]], plan.excluded, curve, notes)
+def _joined(done: Sequence[tuple[Index, list[Found]]], chunks: Chunks, request: Request) -> PerQuery:
+    """Return everything in the order of the queries."""
+    query = np.concatenate([index for index, _ in done])
+    order = np.argsort(query)
+    found = [part for _, parts in done for part in parts]
+    values: dict[str, dict[str, Floats]] = {}
+    for protocol, metric in found[0][0]:
+        joined = torch.cat([block[protocol, metric] for block, _ in found]).numpy()
+        values.setdefault(protocol, {})[metric] = joined[order]
+    curve = torch.cat([curve for _, curve in found if curve is not None]).numpy()[order] if request.levels else None
+    labels = chunks.labels[query[order]]
+    return PerQuery(values, query[order], labels, chunks.excluded, curve, chunks.notes(request.ks))
 
 
 def _metrics(ranks: Ranks, request: Request) -> dict[tuple[str, str], Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from zsbir.evaluation.details import TopPhotos
+from zsbir.evaluation.overview import TopPhotos
 
 RIGHT = (26, 150, 65)
 WRONG = (215, 48, 39)
@@ -89,12 +89,17 @@ def _latin(text: str) -> str:
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """Return an image shrunk or enlarged into the middle of a white square of `side` pixels."""
+    image = image.convert("RGB")
+    scale = side / max(image.size)
+    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
 def _framed(image: Image.Image, colour: tuple[int, int, int], cell: int, frame: int) -> Image.Image:
     tile = Image.new("RGB", (cell + 2 * frame, cell + 2 * frame), colour)
-    fitted = image.convert("RGB")
-    scale = cell / max(fitted.size)
-    fitted = fitted.resize((max(1, round(fitted.width * scale)), max(1, round(fitted.height * scale))))
-    inner = Image.new("RGB", (cell, cell), "white")
-    inner.paste(fitted, ((cell - fitted.width) // 2, (cell - fitted.height) // 2))
-    tile.paste(inner, (frame, frame))
+    tile.paste(fitted(image, cell), (frame, frame))
     return tile

@@ -1,21 +1,28 @@
-"""The plots of a report, as PNG for the self-contained page."""
+"""The plots of a report: each a size and a function that draws on matplotlib axes."""
 
 from __future__ import annotations
 
-import base64
-import io
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL import Image
 
-    from zsbir.evaluation.result import Report
+
+class Plot(NamedTuple):
+    """A plot of `width` x `height` inches."""
+
+    width: float
+    height: float
+    draw: Callable[[Axes], None]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -27,61 +34,70 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ZsbirError('report.html needs matplotlib: pip install "zsbir[report]", or ask for no HTML') from None
+        raise ZsbirError('plots need matplotlib: pip install "zsbir[report]", or ask for no HTML') from None
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def curve(report: Report) -> Figure:
+def drawn(plots: Sequence[Plot]) -> Figure:
+    """Return a figure of all plots, two in a row."""
+    columns = min(2, len(plots))
+    rows = math.ceil(len(plots) / columns)
+    figure = new_figure(columns * max(p.width for p in plots), rows * max(p.height for p in plots))
+    for place, plot in enumerate(plots, start=1):
+        plot.draw(figure.add_subplot(rows, columns, place))
+    return figure
+
+
+def curve(recall: Sequence[float], precision: Sequence[float]) -> Plot:
     """Precision over recall, interpolated, mean over queries."""
-    figure = new_figure(5, 3.6)
-    axes = figure.add_subplot()
-    axes.plot(report.curve["recall"], report.curve["precision"], marker="o", markersize=3)
-    axes.set(xlabel="recall", ylabel="precision (interpolated)", xlim=(0, 1), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    return figure
+
+    def draw(axes: Axes) -> None:
+        axes.plot(recall, precision, marker="o", markersize=3)
+        axes.set(xlabel="recall", ylabel="precision (interpolated)", xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+
+    return Plot(5, 3.6, draw)
 
 
-def class_bars(report: Report) -> Figure:
-    """The first protocol's AP (or acc@1) of each class, best first."""
-    protocol = report.protocols[0].name
-    classes = report.per_class[protocol]
-    metric = next(iter(report.results[protocol]))
-    ordered = sorted(classes, key=lambda name: -classes[name][metric])
-    figure = new_figure(7, 1 + 0.2 * len(ordered))
-    axes = figure.add_subplot()
-    axes.barh(range(len(ordered)), [classes[name][metric] for name in ordered], color="#4c78a8")
-    axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
-    axes.invert_yaxis()
-    axes.set(xlabel=f"{metric} ({protocol})", xlim=(0, 1))
-    axes.axvline(report.results[protocol][metric], color="black", linewidth=1, linestyle="--")
-    return figure
+def class_bars(values: Mapping[str, float], mean: float, label: str) -> Plot:
+    """One metric of each class, best first."""
+    ordered = sorted(values, key=lambda name: -values[name])
+
+    def draw(axes: Axes) -> None:
+        axes.barh(range(len(ordered)), [values[name] for name in ordered], color="#4c78a8")
+        axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xlabel=label, xlim=(0, 1))
+        axes.axvline(mean, color="black", linewidth=1, linestyle="--")
+
+    return Plot(7, 1 + 0.2 * len(ordered), draw)
 
 
-def confusion(report: Report) -> Figure:
+def confusion(share: npt.NDArray[np.float64], classes: Sequence[str]) -> Plot:
     """Which classes the first photos of each class are of."""
-    rows = np.flatnonzero(report.confusion.any(axis=1))
-    columns = np.flatnonzero(report.confusion.any(axis=0))
+    rows, columns = np.flatnonzero(share.any(axis=1)).tolist(), np.flatnonzero(share.any(axis=0)).tolist()
     side = 2.5 + 0.17 * max(len(rows), len(columns))
-    figure = new_figure(side + 1, side)
-    axes = figure.add_subplot()
-    image = axes.imshow(report.confusion[np.ix_(rows, columns)], vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(columns)), [report.classes[i] for i in columns], rotation=90, fontsize=7)
-    axes.set_yticks(range(len(rows)), [report.classes[i] for i in rows], fontsize=7)
-    axes.set(xlabel="class of the first 10 photos", ylabel="class of the sketch")
-    figure.colorbar(image, ax=axes, label="share")
-    return figure
+
+    def draw(axes: Axes) -> None:
+        image = axes.imshow(share[np.ix_(rows, columns)], vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        axes.set_xticks(range(len(columns)), [classes[i] for i in columns], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(rows)), [classes[i] for i in rows], fontsize=7)
+        axes.set(xlabel="class of the first 10 photos", ylabel="class of the sketch")
+        axes.get_figure().colorbar(image, ax=axes, label="share")  # type: ignore[union-attr]
+
+    return Plot(side + 1, side, draw)
 
 
-def histogram(report: Report) -> Figure:
+def histogram(data: Mapping[str, Any]) -> Plot:
     """How the scores of relevant and irrelevant pairs are distributed."""
-    data: dict[str, Any] = report.histogram
-    figure = new_figure(5, 3.6)
-    axes = figure.add_subplot()
-    for kind, colour in (("relevant", "#1a9641"), ("irrelevant", "#d73027")):
-        axes.stairs(data[kind], data["edges"], fill=True, alpha=0.5, color=colour, label=kind)
-    axes.set(xlabel="score", ylabel="share of the pairs")
-    axes.legend()
-    return figure
+
+    def draw(axes: Axes) -> None:
+        for kind, colour in (("relevant", "#1a9641"), ("irrelevant", "#d73027")):
+            axes.stairs(data[kind], data["edges"], fill=True, alpha=0.5, color=colour, label=kind)
+        axes.set(xlabel="score", ylabel="share of the pairs")
+        axes.legend()
+
+    return Plot(5, 3.6, draw)
 
 
 def save_figure(figure: Figure, file: Path) -> None:
@@ -96,21 +112,3 @@ def save_figure(figure: Figure, file: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ZsbirError(f"the picture {file} cannot be written: {reason}") from None
-
-
-def figure_uri(figure: Figure) -> str:
-    """Return a figure as a ``data:`` address."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return _uri(buffer.getvalue(), "png")
-
-
-def image_uri(image: Image.Image) -> str:
-    """Return a picture as a ``data:`` address (JPEG)."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="JPEG", quality=85)
-    return _uri(buffer.getvalue(), "jpeg")
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

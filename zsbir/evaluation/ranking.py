@@ -7,7 +7,6 @@ binary search. Nothing is rounded: equal scores, and only they, are a tie.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,8 +108,8 @@ def rank_relevant(scores: Tensor, columns: Tensor, relevant: Tensor) -> Ranks:
     """
     padding = torch.arange(columns.shape[1], device=scores.device) >= relevant[:, None]
     # Negated, so that ascending order is from best to worst and padding (+inf) comes last.
-    best_first = sorted_rows(scores.gather(1, columns).neg_().masked_fill_(padding, torch.inf))
-    ordered = sorted_rows(scores)
+    best_first = _sorted_rows(scores.gather(1, columns).neg_().masked_fill_(padding, torch.inf))
+    ordered = _sorted_rows(scores)
     gallery = ordered.shape[1]
     values = best_first.neg()
     below = torch.searchsorted(ordered, values, right=True, out_int32=True)  # photos scoring at most this much
@@ -147,16 +146,9 @@ def _lower_bound(ordered: Tensor, row: Tensor, value: Tensor) -> Tensor:
     return low
 
 
-def sorted_rows(values: Tensor) -> Tensor:
-    """Return each row in ascending order; on the CPU in place, by NumPy's vectorised sort in torch's thread count."""
+def _sorted_rows(values: Tensor) -> Tensor:
+    """Return each row in ascending order; on the CPU in place, by NumPy's vectorised sort."""
     if values.device.type != "cpu":
         return torch.sort(values, dim=1).values
-    array = values.numpy()
-    threads = torch.get_num_threads()
-    if threads == 1 or array.size < 1 << 16:
-        array.sort(axis=1)
-        return values
-    step = -(-len(array) // (4 * threads))  # a few blocks each, so that no thread waits long for the others
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda start: array[start : start + step].sort(axis=1), range(0, len(array), step)))
+    values.numpy().sort(axis=1)
     return values

@@ -1,174 +1,300 @@
-"""A report to read: Markdown, and one self-contained HTML page."""
+"""The report: numbers, each with its definition, and how to keep, read and show them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from html import escape
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from zsbir.errors import ZsbirError
+from zsbir.evaluation import html as pages
 from zsbir.evaluation import plots
-from zsbir.evaluation.details import TopPhotos
-from zsbir.evaluation.pictures import top_k_picture
-from zsbir.evaluation.result import Report, table
+from zsbir.evaluation.comparison import save_per_query
+from zsbir.evaluation.domain_gap import DomainGap
+from zsbir.evaluation.measure import PerQuery
+from zsbir.evaluation.overview import TopPhotos
+from zsbir.evaluation.protocols import Protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; }
-.notes { background: #fff6d6; border-left: 4px solid #e0b000; padding: .5rem 1rem; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-footer { color: #666; margin-top: 2rem; font-size: 13px; }
-"""
-
-_FRAMES = "<p>Green frames are right, red ones wrong; under each photo stands its score.</p>"
+SCHEMA = "zsbir-report-1"
+Results = dict[str, dict[str, float]]
+"""``{protocol: {metric: value in [0, 1]}}``."""
 
 
-def markdown(report: Report) -> str:
-    """Return the report as Markdown: results side by side, intervals, notes, definitions, classes."""
-    parts = [
-        "# zsbir evaluation",
-        _summary(report),
-        *(["## Notes\n\n" + "\n".join(f"- {note}" for note in report.notes)] if report.notes else []),
-        "## Results\n\n" + report.table(),
-    ]
-    for name, results in report.groups.items():
-        parts.append(f"### {name}\n\n{table(results)}")
-    if report.intervals:
-        parts.append("## 95 % bootstrap intervals\n\n" + _grid(*_interval_rows(report)))
-    parts.append("## Definitions\n\n" + "\n".join(_definitions(report)))
-    parts.append("## Classes\n\n" + _grid(*_class_rows(report)))
-    return "\n\n".join(parts) + "\n"
+class Grid(NamedTuple):
+    """A table of text."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """Return it as a Markdown table."""
+        lines = ["| " + " | ".join(row) + " |" for row in (self.head, *self.rows)]
+        lines.insert(1, "|---" * len(self.head) + "|")
+        return "\n".join(lines)
 
 
-def html_page(
-    report: Report,
-    open_sketch: Callable[[str], Image.Image] | None = None,
-    open_photo: Callable[[str], Image.Image] | None = None,
-    figures: Mapping[str, Figure] | None = None,
-) -> str:
-    """Return the report as one HTML page that needs no other file and no network.
+@dataclass(frozen=True, eq=False, repr=False)
+class Report:
+    """What an evaluation found.
 
-    Args:
-        report: What to show.
-        open_sketch: Opens a sketch by the path its embeddings have; None: the page has no images of results.
-        open_photo: Likewise for photos; None: the same function.
-        figures: Further figures by heading.
-
-    Raises:
-        ZsbirError: If matplotlib is missing.
+    Attributes:
+        protocols: Their definitions, in the order asked for.
+        results: ``{protocol: {metric: value in [0, 1]}}``.
+        intervals: ``{protocol: {metric: {"queries": [low, high], "classes": [low, high]}}}``, 95 % bootstrap.
+        per_class: ``{protocol: {class: {metric: value}}}``.
+        counts: queries, evaluated, excluded, gallery, classes.
+        chance: ``{protocol: mAP@all of a random order}``.
+        matcher: The matcher in a line.
+        setting: ``"zero-shot"``, ``"generalised"``, ...
+        notes: What a reader must know: overlaps, subsampling, transductive matchers, queries left out.
+        classes: The class names.
+        per_query: The metrics of each query.
+        curve: ``{"recall": [...], "precision": [...]}``, interpolated, mean over queries.
+        confusion: (C, C) share of each class among the first photos of each class.
+        histogram: Distribution of relevant and irrelevant scores.
+        top: The first photos of the best, median and worst queries, and of those asked for.
+        query_paths: Files of the evaluated queries; empty if not known.
+        meta: Where both sides come from.
+        groups: Further results by name, such as ``{"seen": {protocol: {metric: value}}}`` of the generalised setting.
+        domain_gap: How far apart the embeddings of sketches and photos are; None where it was not measured.
+        baseline: Results of the same backbone without training, if they are known.
     """
-    body = [f"<h1>zsbir evaluation</h1><p>{escape(_summary(report))}</p>"]
-    if report.notes:
-        body.append('<div class="notes"><ul>' + "".join(f"<li>{escape(n)}</li>" for n in report.notes) + "</ul></div>")
-    body.append("<h2>Results</h2>" + _html_results(report.results))
-    body += [f"<h3>{escape(name)}</h3>{_html_results(results)}" for name, results in report.groups.items()]
-    if report.intervals:
-        body.append("<h2>95 % bootstrap intervals</h2>" + _html_table(*_interval_rows(report)))
-    body.append(_shown(report, open_sketch, open_photo))
-    for heading, figure in (figures or {}).items():
-        name = escape(heading)
-        body.append(f'<h2>{name}</h2><img alt="{name}" src="{plots.figure_uri(figure)}">')
-    body.append('<h2>Plots</h2><div class="plots">' + "".join(_plots(report)) + "</div>")
-    body.append("<h2>Classes</h2>" + _html_table(*_class_rows(report)))
-    definitions = "".join(f"<li>{escape(line[2:])}</li>" for line in _definitions(report))
-    body.append(f"<h2>Definitions</h2><ul>{definitions}</ul>")
-    body.append("<footer>Written by zsbir.</footer>")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>zsbir evaluation</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
+
+    protocols: tuple[Protocol, ...]
+    results: Results
+    intervals: dict[str, dict[str, dict[str, list[float]]]]
+    per_class: dict[str, dict[str, dict[str, float]]]
+    counts: dict[str, int]
+    chance: dict[str, float]
+    matcher: str
+    setting: str
+    notes: tuple[str, ...]
+    classes: tuple[str, ...]
+    per_query: PerQuery
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    confusion: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    histogram: dict[str, Any] = field(default_factory=dict)
+    top: tuple[TopPhotos, ...] = ()
+    query_paths: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, Results] = field(default_factory=dict)
+    domain_gap: DomainGap | None = None
+    baseline: Results = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        protocol, metric = self._lead()
+        c = self.counts
+        return (
+            f"<Report {metric} {self.results[protocol][metric]:.4f} ({protocol}), {self.setting}, {c['evaluated']} "
+            f"sketches against {c['gallery']} photos, {c['classes']} classes>"
+        )
+
+    def _repr_html_(self) -> str:
+        return pages.page("cell.html", report=self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the per-query values as JSON values; the schema is in ``docs/report-schema.md``."""
+        return {
+            "schema": SCHEMA,
+            "setting": self.setting,
+            "matcher": self.matcher,
+            "protocols": {p.name: {**p.to_dict(), "definition": p.describe()} for p in self.protocols},
+            "results": self.results,
+            "baseline": self.baseline,
+            "groups": self.groups,
+            "intervals": self.intervals,
+            "chance": self.chance,
+            "counts": self.counts,
+            "notes": list(self.notes),
+            "per_class": self.per_class,
+            "classes": list(self.classes),
+            "curve": self.curve,
+            "confusion": np.round(self.confusion, 6).tolist(),
+            "histogram": self.histogram,
+            "domain_gap": None if self.domain_gap is None else self.domain_gap.to_dict(),
+            "top": [shown.to_dict() for shown in self.top],
+            "meta": self.meta,
+        }
+
+    def table(self) -> str:
+        """Return the results of all protocols side by side, as a Markdown table."""
+        return self.grid().markdown()
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of all plots: classes, precision over recall, scores and confusion.
+
+        Raises:
+            ZsbirError: If matplotlib is missing.
+        """
+        return plots.drawn(list(self._plots().values()))
+
+    def save(
+        self,
+        folder: str | Path,
+        html: bool = True,
+        open_sketch: Callable[[str], Image.Image] | None = None,
+        open_photo: Callable[[str], Image.Image] | None = None,
+        figures: Mapping[str, Figure] | None = None,
+        title: str = "zsbir evaluation",
+    ) -> Path:
+        """Write ``report.json``, ``report.md``, ``per_query.safetensors`` (+ ``.json``) and ``report.html``.
+
+        Args:
+            folder: Made if need be.
+            html: Whether to write the HTML page, which needs matplotlib (``pip install "zsbir[report]"``).
+            open_sketch: Opens a sketch by the path that the embeddings have; None: the page has no images.
+            open_photo: Likewise for photos; None: the same function.
+            figures: Further figures for the page by heading, such as a map of the embeddings.
+            title: Heading of page and Markdown, such as the run's name.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ZsbirError: If matplotlib is missing and `html` is set, or the folder cannot be written.
+        """
+        target = Path(folder)
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        files = {"report.json": text, "report.md": self.markdown(title)}
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                (target / name).write_text(content, encoding="utf-8")
+            save_per_query(
+                self.per_query,
+                target,
+                classes=list(self.classes),
+                paths=list(self.query_paths),
+                averages={p.name: p.average for p in self.protocols},
+                setting=self.setting,
+            )
+            if html:
+                content = self.html(open_sketch, open_photo, figures, title)
+                (target / "report.html").write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise ZsbirError(f"the report cannot be written to {target}: {error.strerror or error}") from error
+        return target
+
+    def html(
+        self,
+        open_sketch: Callable[[str], Image.Image] | None = None,
+        open_photo: Callable[[str], Image.Image] | None = None,
+        figures: Mapping[str, Figure] | None = None,
+        title: str = "zsbir evaluation",
+    ) -> str:
+        """Return the report as one HTML page that needs no other file and no network; arguments as in `save`."""
+        shown: dict[str, list[TopPhotos]] = {"Best, median and worst": [], "Asked for": []}
+        for row in self.top:
+            shown["Asked for" if row.note in ("chosen", "random") else "Best, median and worst"].append(row)
+        return pages.page(
+            "report.html",
+            report=self,
+            title=title,
+            shown=shown,
+            pictures=open_sketch is not None,
+            sketch=partial(pages.thumbnail, open_sketch),
+            photo=partial(pages.thumbnail, open_photo or open_sketch),
+            figures=dict(figures or {}),
+            plots={name: plots.drawn([plot]) for name, plot in self._plots().items()},
+        )
+
+    def markdown(self, title: str = "zsbir evaluation") -> str:
+        """Return the report as Markdown: results side by side, intervals, notes, definitions, classes."""
+        parts = [f"# {title}", self.summary()]
+        if self.notes:
+            parts += ["## Notes", _listed(self.notes)]
+        parts += ["## Results", self.table()]
+        for name, results in self.groups.items():
+            parts += [f"### {name}", self.grid(results).markdown()]
+        if self.intervals:
+            parts += ["## 95 % bootstrap intervals", self.interval_grid().markdown()]
+        parts += ["## Definitions", _listed(self.definitions()), "## Classes", self.class_grid().markdown()]
+        return "\n\n".join(parts) + "\n"
+
+    def summary(self) -> str:
+        """Return in a few sentences what was evaluated, and what a random order and the baseline give."""
+        c, (protocol, metric) = self.counts, self._lead()
+        level = ", ".join(f"{value:.4f} ({name})" for name, value in self.chance.items())
+        gap = "" if self.domain_gap is None else f" {self.domain_gap.describe().capitalize()}."
+        frozen = self.baseline.get(protocol, {}).get(metric)
+        told = "" if frozen is None else f" {metric} of the frozen backbone: {frozen:.4f} ({protocol})."
+        what = "acc@1" if self.setting == "fine-grained" else "mAP@all"
+        return (
+            f"Setting: {self.setting}. {c['evaluated']} of {c['queries']} sketches against {c['gallery']} photos, "
+            f"{c['classes']} classes. Matcher: {self.matcher}. {what} of a random order: {level}.{told}{gap}"
+        )
+
+    def definitions(self) -> list[str]:
+        """Return the definition of each protocol, and of what they share, in a line each."""
+        lines = [f"{p.name}: {p.describe()}. Used by: {p.used_by}." for p in self.protocols]
+        return [*lines, "R@k, MRR and nDCG are the same under every protocol but for the mean; values are in [0, 1]."]
+
+    def grid(self, results: Results | None = None) -> Grid:
+        """Return results by protocol, side by side; a metric that a protocol does not define is a dash."""
+        return results_grid(self.results if results is None else results)
+
+    def interval_grid(self) -> Grid:
+        """Return each metric with its intervals."""
+        rows = [
+            [protocol, metric, f"{self.results[protocol][metric]:.4f}",
+             *(f"{found[side][0]:.4f} to {found[side][1]:.4f}" for side in ("queries", "classes"))]
+            for protocol, metrics in self.intervals.items()
+            for metric, found in metrics.items()
+        ]  # fmt: skip
+        return Grid(["protocol", "metric", "value", "over queries", "over classes"], rows)
+
+    def class_grid(self) -> Grid:
+        """Return the metrics of each class under the first protocol, best first."""
+        protocol, metric = self._lead()
+        classes = sorted(self.per_class[protocol].items(), key=lambda item: -item[1][metric])
+        rows = [[name, *(f"{value:.4f}" for value in values.values())] for name, values in classes]
+        return Grid([f"class ({protocol})", *classes[0][1]], rows)
+
+    def _lead(self) -> tuple[str, str]:
+        """Return the protocol and the metric that the report goes by: the first of each."""
+        protocol = self.protocols[0].name
+        return protocol, next(iter(self.results[protocol]))
+
+    def _plots(self) -> dict[str, plots.Plot]:
+        protocol, metric = self._lead()
+        values = {name: found[metric] for name, found in self.per_class[protocol].items()}
+        found = {"per class": plots.class_bars(values, self.results[protocol][metric], f"{metric} ({protocol})")}
+        if self.curve:
+            found["precision-recall"] = plots.curve(self.curve["recall"], self.curve["precision"])
+        if self.histogram:
+            found["scores"] = plots.histogram(self.histogram)
+        if self.confusion.size:
+            found["confusion"] = plots.confusion(self.confusion, self.classes)
+        return found
 
 
-def _summary(report: Report) -> str:
-    c = report.counts
-    level = ", ".join(f"{value:.4f} ({name})" for name, value in report.chance.items())
-    gap = "" if report.domain_gap is None else f" {report.domain_gap.describe().capitalize()}."
-    what = "acc@1" if report.setting == "fine-grained" else "mAP@all"
-    return (
-        f"Setting: {report.setting}. {c['evaluated']} of {c['queries']} sketches against {c['gallery']} photos, "
-        f"{c['classes']} classes. Matcher: {report.matcher}. {what} of a random order: {level}.{gap}"
-    )
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
-def _definitions(report: Report) -> list[str]:
-    lines = [f"- {p.name}: {p.describe()}. Used by: {p.used_by}." for p in report.protocols]
-    others = "R@k, MRR and nDCG are the same under every protocol but for the mean; values are in [0, 1]."
-    return [*lines, f"- {others}"]
+def results_grid(results: Mapping[str, Mapping[str, float | str]]) -> Grid:
+    """Return values by protocol side by side; a metric that a protocol does not define is a dash.
 
+    >>> print(results_grid({"sbka": {"mAP@all": 0.5, "P@100": 0.25}, "puxim": {"mAP@all": 0.75}}).markdown())
+    | metric | sbka | puxim |
+    |---|---|---|
+    | mAP@all | 0.5000 | 0.7500 |
+    | P@100 | 0.2500 | – |
+    """
+    metrics = dict.fromkeys(metric for values in results.values() for metric in values)
 
-def _interval_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for protocol, metrics in report.intervals.items():
-        for metric, found in metrics.items():
-            cells = [f"{found[side][0]:.4f} to {found[side][1]:.4f}" for side in ("queries", "classes")]
-            rows.append([protocol, metric, f"{report.results[protocol][metric]:.4f}", *cells])
-    return ["protocol", "metric", "value", "over queries", "over classes"], rows
+    def text(value: float | str) -> str:
+        return value if isinstance(value, str) else f"{value:.4f}"
 
-
-def _class_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    first = report.protocols[0].name
-    classes = report.per_class[first]
-    names = list(next(iter(classes.values())))
-    lead = names[0]
-    ordered = sorted(classes.items(), key=lambda item: -item[1][lead])
-    rows = [[name, *(f"{values[metric]:.4f}" for metric in names)] for name, values in ordered]
-    return [f"class ({first})", *names], rows
-
-
-def _grid(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _html_table(head: list[str], rows: Iterable[list[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
-
-
-def _html_results(results: dict[str, dict[str, float]]) -> str:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(results).splitlines()]
-    return _html_table(rows[0], rows[2:])
-
-
-def _shown(
-    report: Report,
-    open_sketch: Callable[[str], Image.Image] | None,
-    open_photo: Callable[[str], Image.Image] | None,
-) -> str:
-    if not report.top:
-        return ""
-    groups: dict[str, list[TopPhotos]] = {}
-    for row in report.top:
-        groups.setdefault("asked for" if row.note in ("chosen", "random") else "best, median and worst", []).append(row)
-    parts = [f"<h2>First photos of the queries</h2>{'' if open_sketch is None else _FRAMES}"]
-    for name, rows in groups.items():
-        parts.append(f"<h3>{name.capitalize()}</h3>")
-        if open_sketch is None:
-            cells = [
-                [t.label, t.note, "" if t.ap is None else f"{t.ap:.3f}", f"{sum(t.correct)} of {len(t.correct)}"]
-                for t in rows
-            ]
-            parts.append(_html_table(["sketch of", "", "AP", "right among the first"], cells))
-        else:
-            picture = top_k_picture(rows, open_sketch, open_photo)
-            parts.append(f'<img alt="{name}" src="{plots.image_uri(picture)}">')
-    return "".join(parts)
-
-
-def _plots(report: Report) -> Iterable[str]:
-    figures = {"per class": plots.class_bars(report)}
-    if report.curve["recall"]:
-        figures["precision-recall"] = plots.curve(report)
-    if report.histogram:
-        figures["scores"] = plots.histogram(report)
-    if report.confusion.size:
-        figures["confusion"] = plots.confusion(report)
-    for name, figure in figures.items():
-        yield f'<img alt="{name}" src="{plots.figure_uri(figure)}">'
+    rows = [[m, *(text(values[m]) if m in values else "–" for values in results.values())] for m in metrics]
+    return Grid(["metric", *results], rows)

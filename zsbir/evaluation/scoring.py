@@ -12,20 +12,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zsbir.evaluation.inputs import Array, as_floats, check_finite, check_vectors, common_labels
-from zsbir.evaluation.measure import PerQuery, Request, ScoreChunk, as_protocols, averages, measure
-from zsbir.evaluation.protocols import Protocol
+from zsbir.evaluation.inputs import Array, as_floats, check_classes, check_finite, check_vectors, common_labels
+from zsbir.evaluation.measure import PerQuery, Protocols, Request, ScoreChunk, averages, measure
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
 from zsbir.types import Embeddings
 
 
 def evaluate_scores(
-    scores: Array,
+    scores: Array | Sequence[Any],
     query_labels: Array | Sequence[Any],
     gallery_labels: Array | Sequence[Any],
-    protocols: Sequence[str | Protocol] = ("standard",),
-    ks: Sequence[int] = (100, 200),
+    protocols: Protocols = ("standard",),
+    ks: Sequence[int] | int = (100, 200),
 ) -> dict[str, dict[str, float]]:
     """Evaluate a matrix of scores under any number of protocols.
 
@@ -41,8 +40,8 @@ def evaluate_scores(
         what its release does not define. Queries without a relevant photo are left out, with a warning.
 
     Raises:
-        ZsbirError: For NaN or infinite scores, unknown labels, shapes that do not fit, or no query with a relevant
-            photo.
+        ZsbirError: For NaN or infinite scores, unknown labels, shapes that do not fit, photos of one class only, or
+            no query with a relevant photo.
 
     >>> evaluate_scores([[3.0, 2.0, 1.0]], [0], [0, 1, 0], ks=(2,))["standard"]["mAP@all"]
     0.8333333333333333
@@ -50,22 +49,21 @@ def evaluate_scores(
     matrix = as_floats(scores, "the scores")
     check_vectors(matrix[:, :1], matrix[:, :1].new_empty(matrix.shape[1], 1))
     check_finite(matrix, "rows of the scores")
-    labels = common_labels(query_labels, gallery_labels, (matrix.shape[0], matrix.shape[1]))
+    labels = common_labels(query_labels, gallery_labels, (matrix.shape[0], matrix.shape[1]))[:2]
 
     def chunk(index: npt.NDArray[np.int64]) -> Tensor:
         return matrix[torch.from_numpy(index).to(matrix.device)]
 
-    request = Request(as_protocols(protocols), ks)
-    return _warned(measure(chunk, *labels, request, matrix.device, matrix.dtype.itemsize), request)
+    return _means(chunk, *labels, Request(protocols, ks), matrix)
 
 
 def evaluate_embeddings(
-    queries: Array,
+    queries: Array | Sequence[Any],
     query_labels: Array | Sequence[Any],
-    gallery: Array,
+    gallery: Array | Sequence[Any],
     gallery_labels: Array | Sequence[Any],
-    protocols: Sequence[str | Protocol] = ("standard",),
-    ks: Sequence[int] = (100, 200),
+    protocols: Protocols = ("standard",),
+    ks: Sequence[int] | int = (100, 200),
     matcher: str | Mapping[str, Any] | Matcher = "cosine",
 ) -> dict[str, dict[str, float]]:
     """Evaluate vectors under any number of protocols; the full score matrix never exists.
@@ -94,15 +92,17 @@ def evaluate_embeddings(
     check_vectors(sketches, photos)
     check_finite(sketches, "queries")
     check_finite(photos, "gallery photos")
-    labels = common_labels(query_labels, gallery_labels, (len(sketches), len(photos)))
-    left = Embeddings(sketches, labels[0], domain="sketch")
-    right = Embeddings(photos, labels[1], domain="photo")
-    chunk = fitted_scores(MATCHERS.build(matcher), left, right)
-    request = Request(as_protocols(protocols), ks)
-    return _warned(measure(chunk, *labels, request, photos.device, photos.dtype.itemsize), request)
+    left, right, _ = common_labels(query_labels, gallery_labels, (len(sketches), len(photos)))
+    request = Request(protocols, ks)
+    sides = Embeddings(sketches, left, domain="sketch"), Embeddings(photos, right, domain="photo")
+    return _means(fitted_scores(MATCHERS.build(matcher), *sides), left, right, request, photos)
 
 
-def _warned(result: PerQuery, request: Request) -> dict[str, dict[str, float]]:
+def _means(
+    chunk: ScoreChunk, left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], request: Request, like: Tensor
+) -> dict[str, dict[str, float]]:
+    check_classes(right)
+    result: PerQuery = measure(chunk, left, right, request, like.device, like.dtype.itemsize)
     for note in result.notes:
         warnings.warn(note, stacklevel=3)
     return averages(result, request.protocols)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.binary import fit_itq
 from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.evaluator import Evaluator
 from zsbir.evaluation.inputs import check_embeddings
-from zsbir.evaluation.result import Report
+from zsbir.evaluation.report import Report
 from zsbir.evaluation.scoring import take
 from zsbir.types import Embeddings, Paths
 
@@ -71,6 +71,63 @@ def binary(
     coded = [replace(side, vectors=quantiser.codes(side.vectors), meta=side.meta) for side in (left, right)]
     hashed = evaluator.like("hamming")
     return hashed.evaluate(coded[0], coded[1], (*notes, f"{bits} bit codes; {where}"), f"binary-{bits}")
+
+
+@dataclass(frozen=True, eq=False)
+class ITQ:
+    """Iterative quantisation: a fitted map from real vectors to binary codes.
+
+    Gong and Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", CVPR 2011: project
+    onto the leading principal components, then turn them so that the signs lose as little as possible.
+
+    Attributes:
+        mean: (D,) of the vectors it was fitted on.
+        rotation: (D, bits) principal components, turned.
+    """
+
+    mean: Tensor
+    rotation: Tensor
+
+    def codes(self, vectors: Tensor) -> Tensor:
+        """Return (n, bits) float32, +1 or -1, of (n, D) vectors; 0 becomes +1."""
+        projected = (vectors - self.mean.to(vectors)) @ self.rotation.to(vectors)
+        return torch.where(projected >= 0, 1.0, -1.0).to(torch.float32)
+
+
+def fit_itq(vectors: Tensor, bits: int, iterations: int = 50, seed: int = 0) -> ITQ:
+    """Fit ITQ.
+
+    Args:
+        vectors: (n, D) float, what the codes are learnt from.
+        bits: Length of the codes, at most D and n.
+        iterations: Alternations between codes and rotation, 50 as published.
+        seed: Of the rotation at the start.
+
+    Returns:
+        The quantiser, in float64 on the device of `vectors`.
+
+    Raises:
+        ZsbirError: If there are fewer dimensions or vectors than bits.
+    """
+    count, dim = vectors.shape
+    if not 1 <= bits <= min(count, dim):
+        raise ZsbirError(
+            f"{bits} bits: a code has at least 1, and needs as many dimensions and vectors; there are {dim} and {count}"
+        )
+    data = vectors.to(torch.float64)
+    mean = data.mean(dim=0)
+    centred = data - mean
+    _, components = torch.linalg.eigh(centred.T @ centred / max(1, count - 1))
+    principal = components[:, -bits:].flip(1)
+    projected = centred @ principal
+    start = torch.randn(bits, bits, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rotation = torch.linalg.qr(start).Q.to(projected.device)
+    for _ in range(iterations):
+        codes = torch.where(projected @ rotation >= 0, 1.0, -1.0).to(torch.float64)
+        # The rotation nearest to the codes (orthogonal Procrustes): projected @ rotation ~ codes.
+        left, _, right = torch.linalg.svd(projected.T @ codes)
+        rotation = left @ right
+    return ITQ(mean, principal @ rotation)
 
 
 def generalised(

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.details import best_median_worst
 from zsbir.types import Labels
 
 
@@ -61,6 +60,23 @@ class Shown:
         for note, some in (("chosen", named), ("random", drawn)):
             chosen += [(query, note, known.get(query)) for query in some]
         return chosen
+
+
+def best_median_worst(ap: npt.NDArray[np.float64], query: Labels, each: int = 3) -> list[tuple[int, str, float | None]]:
+    """Choose the best, median and worst queries by AP, `each` of each, none twice.
+
+    >>> best_median_worst(np.array([0.1, 0.9, 0.5]), np.array([0, 1, 2]), each=1)
+    [(1, 'best', 0.9), (2, 'median', 0.5), (0, 'worst', 0.1)]
+    """
+    order = np.argsort(-ap, kind="stable")
+    each = min(each, len(order) // 3) or min(1, len(order))
+    middle = max(0, len(order) // 2 - each // 2)
+    picks = {"best": order[:each], "median": order[middle : middle + each], "worst": order[len(order) - each :]}
+    chosen: dict[int, tuple[int, str, float | None]] = {}
+    for note, places in picks.items():
+        for place in places:
+            chosen.setdefault(int(place), (int(query[place]), note, float(ap[place])))
+    return list(chosen.values())
 
 
 def draw_queries(count: int, wanted: int, seed: int, without: Collection[int] = ()) -> list[int]:
