@@ -172,7 +172,6 @@ def test_the_same_in_another_form_gives_the_same(given):
         ({"query_labels": [0, "a"]}, "mix names"),
         ({"query_labels": [None, "a"]}, "mix names"),
         ({"query_labels": ["0", "1"]}, "one kind"),
-        ({"gallery_labels": [0, 0, 0]}, "of one class"),
         ({"ks": float("nan")}, "whole number"),
         ({"ks": (1, float("nan"))}, "whole number"),
         ({"ks": (2.0,)}, "whole number"),
@@ -236,3 +235,8 @@ def test_embeddings_with_labels_of_other_kinds():
         Evaluator().evaluate(vectors, vectors)
     with pytest.raises(ZsbirError, match="of one class"):
         Evaluator().evaluate(good, side(vectors, [0, 0], ("cat", "dog"), "photo"))
+
+
+def test_photos_of_one_class_are_said():
+    with pytest.warns(UserWarning, match="every ranking is perfect"):
+        evaluate_scores(SCORES, LEFT, [0, 0, 0], ks=1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zsbir.evaluation.inputs import Array, as_floats, check_classes, check_finite, check_vectors, common_labels
+from zsbir.evaluation.inputs import Array, as_floats, check_finite, check_vectors, common_labels
 from zsbir.evaluation.measure import PerQuery, Protocols, Request, ScoreChunk, averages, measure
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
@@ -37,11 +37,12 @@ def evaluate_scores(
 
     Returns:
         ``{protocol: {"mAP@all": ..., "mAP@100": ..., "P@100": ...}}``, each in [0, 1]; a protocol has no entry for
-        what its release does not define. Queries without a relevant photo are left out, with a warning.
+        what its release does not define. Queries without a relevant photo are left out, with a warning; photos of
+        one class only give a warning too.
 
     Raises:
-        ZsbirError: For NaN or infinite scores, unknown labels, shapes that do not fit, photos of one class only, or
-            no query with a relevant photo.
+        ZsbirError: For NaN or infinite scores, unknown labels, shapes that do not fit, or no query with a relevant
+            photo.
 
     >>> evaluate_scores([[3.0, 2.0, 1.0]], [0], [0, 1, 0], ks=(2,))["standard"]["mAP@all"]
     0.8333333333333333
@@ -101,9 +102,9 @@ def evaluate_embeddings(
 def _means(
     chunk: ScoreChunk, left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], request: Request, like: Tensor
 ) -> dict[str, dict[str, float]]:
-    check_classes(right)
     result: PerQuery = measure(chunk, left, right, request, like.device, like.dtype.itemsize)
-    for note in result.notes:
+    alone = ["all photos are of one class, so every ranking is perfect"] if (right == right[0]).all() else []
+    for note in (*alone, *result.notes):
         warnings.warn(note, stacklevel=3)
     return averages(result, request.protocols)
 
