@@ -35,9 +35,9 @@ from zsbir.backbones.base import Backbone
 from zsbir.data.preprocess import Preprocess
 from zsbir.data.sampling import triplet_plan
 from zsbir.data.word_vectors import class_weights
-from zsbir.engine.embedding import embed_split
 from zsbir.evaluation.domain_gap import domain_gap
 from zsbir.evaluation.scoring import evaluate_embeddings
+from zsbir.methods.embedding import embed_split
 from zsbir.types import Batch, Features
 
 RESULTS = Path(__file__).parent / "results"

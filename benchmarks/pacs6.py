@@ -30,9 +30,9 @@ import zsbir
 from zsbir.data.base import Dataset
 from zsbir.data.batches import to_unit
 from zsbir.data.loading import ImageSource
-from zsbir.engine.embedding import embed_records, embed_split
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.base import Method
+from zsbir.methods.embedding import embed, embed_split
 from zsbir.methods.frozen import Frozen
 from zsbir.types import Domain
 
@@ -93,9 +93,7 @@ def compute(view: str, dataset: Dataset, size: int) -> dict[str, np.ndarray]:
     for part, split in (("seen", dataset.train), ("unseen", dataset.test)):
         if kind == "without" and part == "unseen":
             continue
-        tokens = embed_records(
-            method, dataset, split.of(domain), split.classes, domain, batch_size=32, tokens=True
-        ).tokens
+        tokens = embed(method, split.of(domain), domain, dataset=dataset, batch_size=32, tokens=True).tokens
         assert tokens is not None
         found[part] = torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=1).numpy()
     return found

@@ -22,10 +22,10 @@ from _results import table, write
 
 import zsbir
 from zsbir.data.base import Dataset
-from zsbir.engine.embedding import embed_split
 from zsbir.engine.masks import use_stored_masks
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.base import Method
+from zsbir.methods.embedding import embed_split
 
 
 def score(method: Method, dataset: Dataset) -> dict[str, float]:

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 import zsbir
 from zsbir.backbones.lite0 import packaged_weights
 from zsbir.data.base import Dataset
-from zsbir.engine.embedding import embed_split
 from zsbir.evaluation.scoring import evaluate_embeddings
 from zsbir.matchers import MATCHERS
+from zsbir.methods.embedding import embed_split
 from zsbir.types import Embeddings, Split
 
 Pair = tuple[Embeddings, Embeddings]

@@ -13,7 +13,6 @@ from pathlib import Path
 from PIL import Image, ImageFilter, ImageOps
 
 import zsbir
-from zsbir.engine.embedding import embed_split
 from zsbir.evaluation.fine_grained import fine_grained
 from zsbir.evaluation.settings import generalised
 
@@ -32,8 +31,8 @@ unseen = ",".join(sorted({Path(path).parent.name for path in source.test.photos.
 dataset = zsbir.DATASETS.build("folder", root="pairs", unseen=unseen, hold_out=0.25)
 lite0 = {"name": "lite0", "image_size": 64}
 method = zsbir.load(sys.argv[1]) if len(sys.argv) > 1 else zsbir.build("frozen", backbone=lite0, pretrained=True)
-test = embed_split(method, dataset, dataset.test)
-seen = embed_split(method, dataset, dataset.seen_test)  # seen classes, images kept out of training
+test = zsbir.embed_split(method, dataset, dataset.test)
+seen = zsbir.embed_split(method, dataset, dataset.seen_test)  # seen classes, images kept out of training
 evaluator = zsbir.Evaluator(matcher=method.matcher, metrics=["mAP"], resamples=0)
 
 report = generalised(evaluator, test, seen)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 import zsbir
 from zsbir.backbones import BACKBONES
 from zsbir.data.preprocess import Preprocess
-from zsbir.engine.embedding import embed_split
 from zsbir.engine.selection import mean_average_precision
 from zsbir.methods.base import Method
 from zsbir.types import Batch, Domain, Features
@@ -55,5 +54,5 @@ print(f"{method.spec}: mAP@all {before:.3f} before, {after:.3f} after, on unseen
 
 method.save("contrast")
 again = zsbir.load("contrast")
-queries, gallery = embed_split(again, dataset, dataset.test)
+queries, gallery = zsbir.embed_split(again, dataset, dataset.test)
 print(zsbir.Evaluator(["standard", "sbka"], metrics=["mAP", "P@k"], ks=(10,)).evaluate(queries, gallery).table())

@@ -12,7 +12,6 @@ import sys
 import numpy as np
 
 import zsbir
-from zsbir.engine.embedding import embed_split
 from zsbir.evaluation.embeddings import load_pair
 from zsbir.matchers.base import Matcher
 
@@ -20,7 +19,7 @@ from zsbir.matchers.base import Matcher
 def example(file):
     dataset = zsbir.DATASETS.build("openmoji", categories=40, unseen=10, validation=5)
     method = zsbir.build("frozen", backbone={"name": "lite0", "image_size": 64}, pretrained=True)
-    queries, gallery = embed_split(method, dataset, dataset.test)
+    queries, gallery = zsbir.embed_split(method, dataset, dataset.test)
     np.savez(
         file,
         queries=queries.vectors,

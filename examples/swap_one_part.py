@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 
 import zsbir
-from zsbir.engine.embedding import embed_split
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 2
 dataset = zsbir.DATASETS.build("openmoji", categories=40, unseen=10, validation=5)
@@ -20,7 +19,7 @@ for masker in ("none", {"name": "random", "ratio": 0.7}, {"name": "random", "rat
     method = zsbir.build("puxim", backbone="tiny", masker=masker, layers=1)
     recipe = replace(method.recipe, epochs=epochs, samples_per_epoch=128, lr=1e-3)
     zsbir.Trainer(method, dataset, recipe=recipe, select_on="none", workers=0, progress=False).fit()
-    queries, gallery = embed_split(method, dataset, dataset.test)
+    queries, gallery = zsbir.embed_split(method, dataset, dataset.test)
     report = zsbir.Evaluator(matcher=method.matcher).evaluate(queries, gallery)
     low, high = report.intervals["standard"]["mAP@all"]["classes"]
     spec = ", ".join(f"{key}={value}" for key, value in method.masker.spec.items())

@@ -9,7 +9,6 @@ import sys
 import torch
 
 import zsbir
-from zsbir.engine.embedding import embed_split
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 dataset = zsbir.DATASETS.build("openmoji", categories=40, unseen=10, validation=5)
@@ -33,7 +32,7 @@ trained = zsbir.Trainer(method, dataset, recipe=recipe, select_on="none", worker
 
 frozen = zsbir.METHODS.build("frozen", backbone=backbone)
 for name, model in {"ImageNet features": frozen, "DANN": trained}.items():
-    queries, gallery = embed_split(model, dataset, dataset.test)
+    queries, gallery = zsbir.embed_split(model, dataset, dataset.test)
     report = zsbir.Evaluator("standard", matcher=model.matcher).evaluate(queries, gallery)
     score, chance = report.results["standard"]["mAP@all"], report.chance["standard"]
     print(f"{name}: mAP@all {score:.3f} on {len(dataset.test.classes)} unseen classes (chance {chance:.3f})")

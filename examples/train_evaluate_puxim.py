@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 
 import zsbir
-from zsbir.engine.embedding import embed_split
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 2
 dataset = zsbir.DATASETS.build("openmoji", categories=40, unseen=10, validation=5)
@@ -27,7 +26,7 @@ recipe = replace(recipe, freeze=("*.blocks.[0-4].*",))  # the lower layers do no
 
 
 def score(model):
-    queries, gallery = embed_split(model, dataset, dataset.test)
+    queries, gallery = zsbir.embed_split(model, dataset, dataset.test)
     evaluator = zsbir.Evaluator(["standard", "puxim"], matcher=model.matcher, metrics=["mAP", "P@k"], ks=(10,))
     return evaluator.evaluate(queries, gallery).table()
 

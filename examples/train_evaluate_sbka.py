@@ -14,7 +14,6 @@ import torch
 
 import zsbir
 from zsbir.backbones.lite0 import packaged_weights
-from zsbir.engine.embedding import embed_split
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 2
 dataset = zsbir.DATASETS.build("openmoji", categories=40, unseen=10, validation=5)
@@ -33,7 +32,7 @@ recipe = replace(method.recipe, epochs=epochs, samples_per_epoch=96, batch_size=
 recipe = replace(recipe, freeze=("student.*.blocks.[0-4].*",))  # the lower layers do not train
 zsbir.Trainer(method, dataset, recipe=recipe, select_on="none", workers=0, progress=False).fit()
 
-queries, gallery = embed_split(method, dataset, dataset.test)
+queries, gallery = zsbir.embed_split(method, dataset, dataset.test)
 for matcher in ("euclidean", {"name": "one-to-many", "subspaces": 2, "clusters": 10, "model": "k-means"}):
     report = zsbir.Evaluator("sbka", matcher=matcher, metrics=["mAP", "P@k"], ks=(10,)).evaluate(queries, gallery)
     print(f"{report.matcher}\n{report.table()}\n")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from zsbir.methods import METHODS as METHODS
     from zsbir.methods.base import Method as Method
     from zsbir.methods.base import Recipe as Recipe
+    from zsbir.methods.embedding import embed as embed
+    from zsbir.methods.embedding import embed_split as embed_split
     from zsbir.methods.saving import load as load
     from zsbir.registry import Table
     from zsbir.registry import import_file as import_file
@@ -75,6 +77,8 @@ _WHERE = {
     "Store": "search.stores.base",
     "Trainer": "engine.trainer",
     "ZsbirError": "errors",
+    "embed": "methods.embedding",
+    "embed_split": "methods.embedding",
     "import_file": "registry",
     "load": "methods.saving",
 }

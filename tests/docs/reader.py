@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 import zsbir
 from zsbir.data.manifest import write_manifest
-from zsbir.engine.embedding import embed_split
 
 CLASSES = ("cat", "dog", "giraffe", "horse", "owl", "saw")
 
@@ -50,7 +49,7 @@ def variables(root: Path) -> dict[str, Any]:
     backbone = {"name": "tiny", "image_size": 32}
     method = zsbir.build("puxim", backbone=backbone, masker={"name": "random", "ratio": 0.5}, layers=1)
     method.save(root / "runs" / "puxim-1")
-    queries, gallery = embed_split(method, dataset, dataset.test)
+    queries, gallery = zsbir.embed_split(method, dataset, dataset.test)
     arrays = {"sketches": queries, "photos": gallery}
     return {
         "zsbir": zsbir,

@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 import zsbir
 from tests.engine.conftest import same_weights
-from zsbir.engine.embedding import embed_files
 from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 from zsbir.methods import saving
+from zsbir.methods.embedding import embed
 from zsbir.methods.saving import resolve
 
 
@@ -88,7 +88,7 @@ def test_images_are_prepared_as_in_training(shapes, small_dann, tmp_path):
     assert again.preprocess == method.preprocess
     assert (again.preprocess.sketch, again.preprocess.photo) == ("crop-pad", "squash")
     sketches = [str(shapes.test.sketches.file(i)) for i in range(3)]
-    kept, fresh = (embed_files(method, sketches, "sketch").vectors for method in (trained, again))
+    kept, fresh = (embed(method, sketches, "sketch").vectors for method in (trained, again))
     assert (kept == fresh).all()
     again.preprocess = small_dann().preprocess
-    assert not (embed_files(again, sketches, "sketch").vectors == fresh).all()
+    assert not (embed(again, sketches, "sketch").vectors == fresh).all()

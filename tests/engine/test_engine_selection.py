@@ -9,9 +9,8 @@ import torch
 import zsbir
 from zsbir.data.batches import RawBatch, to_batch
 from zsbir.engine import devices
-from zsbir.engine.embedding import accuracy
 from zsbir.engine.logging import memory_gb
-from zsbir.engine.selection import Selection
+from zsbir.engine.selection import Selection, accuracy
 from zsbir.engine.speed import Speed
 from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError

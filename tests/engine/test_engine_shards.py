@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from zsbir.cli import main
-from zsbir.engine.embedding import embed_files
 from zsbir.engine.shards import Share
 from zsbir.engine.trainer import Trainer
 from zsbir.evaluation.embeddings import load_embeddings, load_pair
+from zsbir.methods import embedding
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
 SETTINGS = ["--block", "3", "--batch-size", "2", "--workers", "0", "--device", "cpu"]
@@ -57,7 +57,7 @@ def test_rows_paths_and_skipped_images_belong_together(small_dann, photos, model
     assert [path for path, _ in found.meta["skipped"]] == [
         str(photos / "circle" / "1.png"), str(photos / "cross" / "5.png"),
     ]  # fmt: skip
-    expected = embed_files(small_dann(), good, "photo", batch_size=1)
+    expected = embedding.embed(small_dann(), good, "photo", batch_size=1)
     assert torch.allclose(found.vectors, expected.vectors, atol=1e-5)
     assert (found.labels == -1).all()
 
@@ -121,7 +121,7 @@ def test_run_part_with_labels_cache_and_a_list(shapes, small_dann, recipe, tmp_p
 def test_another_job_in_the_folder_is_refused(photos, model, small_dann, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(embed(model, photos, out)) == 0
-    assert main(embed(model, photos, out, "--block", "4")) == 2
+    assert main(["4" if word == "3" else word for word in embed(model, photos, out)]) == 2
     assert "begun with another block (3, now 4)" in capsys.readouterr().err
     torch.manual_seed(5)
     other = small_dann(margin=2.0)

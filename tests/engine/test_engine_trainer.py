@@ -94,11 +94,11 @@ def test_training_on_cuda(shapes, small_dann, recipe, tmp_path, precision):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_broken_image_ends_an_embedding_with_one_sentence(shapes_root, small_dann, tmp_path, workers):
-    from zsbir.engine.embedding import embed_files
+    from zsbir.methods.embedding import embed
 
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     with pytest.raises(ZsbirError) as caught:
-        embed_files(small_dann(), [broken], "photo", workers=workers)
+        embed(small_dann(), [broken], "photo", workers=workers)
     assert str(caught.value).startswith("cannot decode the image")
     assert "\n" not in str(caught.value)

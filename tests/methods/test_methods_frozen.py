@@ -92,7 +92,7 @@ def test_sketches_with_statistics_of_their_own(tmp_path):
     spec = {"name": "test_efficientnet", "image_size": 32}
     torch.manual_seed(0)
     method = zsbir.build("frozen", backbone=spec, sketch_norms=0.3).eval()
-    sketches, photos = torch.randn(16, 3, 32, 32) + 1, torch.randn(4, 3, 32, 32)
+    sketches, photos = torch.rand(16, 3, 32, 32).sqrt(), torch.rand(4, 3, 32, 32)
     before = features(method, photos, "photo")
     assert torch.equal(features(method, photos, "sketch"), before)
     method.adapt(sketches.split(8))

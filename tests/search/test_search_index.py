@@ -26,8 +26,9 @@ def names(hits):
 
 def test_finds_what_a_plain_loop_finds(index, method, photos):
     query = picture(100)
-    pixels = [index.embedder.pixels(Image.open(f).convert("RGB"), "photo") for f in photo_files(photos)]
-    stack = torch.from_numpy(np.stack([*pixels, index.embedder.pixels(query, "sketch")])).permute(0, 3, 1, 2) / 255
+    look = method.preprocess
+    pixels = [look.pixels(Image.open(f).convert("RGB"), "photo") for f in photo_files(photos)]
+    stack = torch.from_numpy(np.stack([*pixels, look.pixels(query, "sketch")])).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         vectors = torch.nn.functional.normalize(method.embed(stack, "photo").vector, dim=1)
     expected = (vectors[:-1] @ vectors[-1]).sort(descending=True)
@@ -62,11 +63,11 @@ def test_record_says_how_it_was_made(index):
 
 def test_update_embeds_only_what_is_new(index, photos, monkeypatch):
     embedded = []
-    real = index.embedder.embed
+    real = index.embedder.method.embed
     monkeypatch.setattr(
-        index.embedder,
+        index.embedder.method,
         "embed",
-        lambda pixels, domain: embedded.append(len(pixels) * (domain == "photo")) or real(pixels, domain),
+        lambda images, domain: embedded.append(len(images) * (domain == "photo")) or real(images, domain),
     )
     (photos / "00.png").unlink()
     (photos / "01.png").rename(photos / "deep" / "renamed.png")
@@ -92,9 +93,10 @@ def test_update_embeds_only_what_is_new(index, photos, monkeypatch):
 
 
 def test_continues_where_it_was_stopped(method, photos, tmp_path, monkeypatch):
-    import zsbir.search.fill as module
+    import zsbir.data.loading as module
+    from zsbir.search import fill
 
-    monkeypatch.setattr(module, "_EACH", 1)
+    monkeypatch.setattr(fill, "_EACH", 1)
     calls = []
     real = module.load_image
 

@@ -186,8 +186,8 @@ def embed_shares(
 ) -> tuple[Embeddings, Embeddings]:
     """Embed a split, each process its share; return all sketches and photos, the photos on the device."""
     from zsbir.engine.devices import choose_device
-    from zsbir.engine.embedding import embed_split
     from zsbir.evaluation.distributed import gather_embeddings, own_share
+    from zsbir.methods.embedding import embed_split
     from zsbir.types import Split as Share
 
     device = choose_device(work.device)

@@ -105,9 +105,9 @@ def _photo_job(photos: Path, domain: Literal["photo", "sketch"]) -> Job:
 
 def _run_jobs(run: Path, part: Part) -> tuple[list[Job], Method]:
     import zsbir
-    from zsbir.engine.embedding import dataset_meta
     from zsbir.engine.run import read_run
     from zsbir.engine.shards import Job
+    from zsbir.methods.embedding import dataset_meta
     from zsbir.types import Paths
 
     folder = run if (run / "run.json").is_file() else run.parent

@@ -88,8 +88,8 @@ def _untrained(method: Method) -> Method:
 
 
 def _evaluate(method: Method, dataset: Dataset, workers: int) -> Report:
-    from zsbir.engine.embedding import embed_split
     from zsbir.evaluation.evaluator import Evaluator
+    from zsbir.methods.embedding import embed_split
 
     queries, gallery = embed_split(method, dataset, dataset.test, workers=workers, progress=True)
     return Evaluator(matcher=method.matcher, ks=(10, 100)).evaluate(queries, gallery)

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from zsbir.data.formats import decoders, is_drawing
 from zsbir.errors import ZsbirError
@@ -48,14 +48,21 @@ def load_image(path: str | Path) -> Image.Image:
         return load_drawing(name)
     try:
         with open_regular(name) as file, Image.open(file, formats=decoders()) as image:
-            turn = _TURNS.get(_orientation(image))
-            rgb = _to_rgb(image)
+            return upright(image)
     except FileNotFoundError:
         raise ZsbirError(f"there is no image file {name}") from None
+    except UnidentifiedImageError:
+        why = "it is in none of the formats that are read" if Path(name).stat().st_size else "the file is empty"
+        raise ZsbirError(f"cannot decode the image {name}: {why}") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         # What Pillow's decoders raise on damaged files: there is no common class.
-        why = "the file is empty" if Path(name).is_file() and not Path(name).stat().st_size else str(error)
-        raise ZsbirError(f"cannot decode the image {name}: {why}") from None
+        raise ZsbirError(f"cannot decode the image {name}: {error}") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image as RGB, turned as its EXIF block says."""
+    turn = _TURNS.get(_orientation(image))
+    rgb = _to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
 
 

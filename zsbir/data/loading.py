@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from zsbir.data.base import Dataset
 from zsbir.data.batches import RawBatch, affine_matrices
 from zsbir.data.cache import ImageCache
+from zsbir.data.images import load_image
 from zsbir.data.preprocess import Pixels, Preprocess
 from zsbir.data.sampling import Plan
 from zsbir.errors import ZsbirError
@@ -26,12 +28,13 @@ class ImageSource:
     """Gives the prepared image of a record.
 
     Args:
-        dataset: Opens the files.
+        dataset: Opens the files; None: as image files.
         preprocess: How images become squares.
         cache: A folder for decoded images (see `zsbir.data.cache`), filled on first use; None: decode every time.
     """
 
-    def __init__(self, dataset: Dataset, preprocess: Preprocess, cache: str | Path | None = None) -> None:
+    def __init__(self, dataset: Dataset | None, preprocess: Preprocess, cache: str | Path | None = None) -> None:
+        self.open = load_image if dataset is None else dataset.open
         self.dataset = dataset
         self.preprocess = preprocess
         self.size = preprocess.size
@@ -42,24 +45,34 @@ class ImageSource:
     def use_cache(self, folder: str | Path) -> None:
         """Take prepared images from a cache folder from now on, and fill it where it has gaps."""
         domains: tuple[Domain, ...] = ("sketch", "photo")
+        variant = "" if self.dataset is None else self.dataset.variant
         for domain in domains:
             how = self.preprocess.how(domain)
-            self._caches[domain] = ImageCache(folder, self.size, how, self.dataset.open, self.dataset.variant)
+            self._caches[domain] = ImageCache(folder, self.size, how, self.open, variant)
 
     def image(self, file: str, domain: Domain) -> Pixels:
         """Return (size, size, 3) uint8; raises ZsbirError for a file that cannot be read."""
         if domain in self._caches:
             return self._caches[domain].get(file)
-        return self.preprocess.pixels(self.dataset.open(file), domain)
+        return self.preprocess.pixels(self.open(file), domain)
+
+    def tensor(self, file: str, domain: Domain) -> Tensor:
+        """Return (3, size, size) uint8."""
+        return planes(self.image(file, domain))
 
     def mask(self, file: str) -> npt.NDArray[np.bool_] | None:
         """Return (size, size) bool, True on the object, squashed like the photo, or None."""
-        mask = self.dataset.object_mask(file)
+        mask = None if self.dataset is None else self.dataset.object_mask(file)
         if mask is None:
             return None
         rows = (np.arange(self.size) + 0.5) * mask.shape[0] / self.size
         columns = (np.arange(self.size) + 0.5) * mask.shape[1] / self.size
         return mask[np.ix_(rows.astype(int), columns.astype(int))]
+
+
+def planes(pixels: Pixels) -> Tensor:
+    """Return (3, H, W) of (H, W, 3), in memory of its own."""
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 class Steps(TorchDataset[RawBatch]):

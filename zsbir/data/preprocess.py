@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from zsbir.data.images import upright
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
 from zsbir.types import Domain
@@ -153,6 +155,42 @@ class Preprocess:
         """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1]."""
         mean, std = (images.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std
+
+
+def as_image(image: object) -> Image.Image:
+    """Return an image that is in memory as RGB.
+
+    Args:
+        image: A PIL image of any mode; an (H, W, 3) or (H, W) uint8 array; or a (3, H, W) tensor, uint8 or float in
+            [0, 1].
+
+    Raises:
+        ZsbirError: If it is something else.
+    """
+    if isinstance(image, Image.Image):
+        return upright(image)
+    if isinstance(image, Tensor):
+        image = _bytes(image).numpy()
+    if not isinstance(image, np.ndarray):
+        raise ZsbirError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
+        raise ZsbirError(f"an array is an image if it is (H, W, 3) uint8, and this is {image.shape} {image.dtype}")
+    return Image.fromarray(image).convert("RGB")
+
+
+def _bytes(image: Tensor) -> Tensor:
+    """Return a (3, H, W) tensor as (H, W, 3) uint8 on the CPU."""
+    if image.ndim != 3 or len(image) != 3:
+        raise ZsbirError(f"a tensor is an image if it is (3, H, W), and this is {tuple(image.shape)}")
+    image = image.detach().cpu().permute(1, 2, 0)
+    if image.is_floating_point():
+        low, high = (float(value) for value in torch.aminmax(image))
+        if not (low >= -0.01 and high <= 1.01):
+            raise ZsbirError(f"a float tensor is an image if it is in [0, 1]; this goes from {low:.4g} to {high:.4g}")
+        return (image * 255).round().clamp(0, 255).to(torch.uint8)
+    if image.dtype != torch.uint8:
+        raise ZsbirError(f"a tensor is an image if it is uint8, or float in [0, 1], and this is {image.dtype}")
+    return image
 
 
 def drawn_box(pixels: Pixels) -> Box | None:

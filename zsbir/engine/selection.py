@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from zsbir.data.base import Dataset
-from zsbir.engine.embedding import accuracy, embed_split
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.base import Method
-from zsbir.types import Split
+from zsbir.methods.embedding import apply, embed_split
+from zsbir.types import Domain, Records, Split
 
 SelectOn = Literal["validation", "accuracy", "test", "none"]
 
@@ -119,3 +119,22 @@ def mean_average_precision(method: Method, dataset: Dataset, split: Split, **opt
         queries.vectors, queries.labels, gallery.vectors, gallery.labels, ks=(), matcher=method.matcher
     )
     return float(results["standard"]["mAP@all"])
+
+
+def accuracy(method: Method, dataset: Dataset, records: Records, domain: Domain, **options: Any) -> float:
+    """Return the share of records that the method's classifier puts into their class, in [0, 1].
+
+    Args:
+        method: With `classify`; its classes are those of the dataset's training part.
+        dataset: Opens the files.
+        records: With labels of the same classes; at least one.
+        domain: What they are.
+        **options: As for `zsbir.methods.embedding.apply`.
+
+    Raises:
+        ZsbirError: If a file cannot be read, or the method has no classifier.
+    """
+    right = 0
+    for rows, logits in apply(method, method.classify, records, domain, dataset=dataset, **options):
+        right += int((logits.argmax(dim=1).cpu().numpy() == records.labels[rows]).sum())
+    return right / len(records)

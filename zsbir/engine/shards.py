@@ -24,11 +24,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zsbir.data.base import Dataset
-from zsbir.engine.embedding import embed_files, model_meta
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.embeddings import save_embeddings
 from zsbir.files import read_json, unique, write_whole
 from zsbir.methods.base import Method
+from zsbir.methods.embedding import embed, model_meta
 from zsbir.types import Domain, Embeddings, Labels, Paths
 
 SCHEMA = "zsbir-parts-1"
@@ -144,7 +144,7 @@ class Parts:
         return [number for number in range(len(self)) if f"{number:06d}" not in there]
 
     def embed(self, method: Method, share: Share, progress: bool = False, **options: Any) -> int:
-        """Do the missing blocks of one process; returns how many. `options` as for `embed_files`."""
+        """Do the missing blocks of one process; returns how many. `options` as for `zsbir.methods.embedding.apply`."""
         mine = [number for number in self.missing() if number % share.count == share.index]
         images = sum(len(self._rows(number)) for number in mine)
         with tqdm(total=images, desc=f"embedding {self.job.name}", unit="img", disable=not progress) as bar:
@@ -159,7 +159,7 @@ class Parts:
     def _embed_block(self, method: Method, number: int, options: Mapping[str, Any]) -> None:
         rows = self._rows(number)
         broken: dict[int, str] = {}
-        found = embed_files(
+        found = embed(
             method, self.job.files[rows.start : rows.stop], self.job.domain, dataset=self.job.dataset,
             skip=broken.__setitem__, **options,
         )  # fmt: skip

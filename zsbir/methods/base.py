@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from zsbir.arguments import Count, Natural, NonNegative, Positive, Proportion, Range, checked
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
+from zsbir.methods import embedding, saving
+from zsbir.methods.embedding import Images
 from zsbir.types import Batch, Domain, Features
 
 
@@ -100,15 +103,42 @@ class Method(nn.Module, ModelHubMixin):
         super().__init__()
         self.logged: dict[str, Tensor | float] = {}
 
-    def embed(self, images: Tensor, domain: Domain) -> Features:
-        """Return the retrieval embedding.
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "embed" in vars(cls):
+            setattr(cls, "embed", _checked(vars(cls)["embed"]))  # noqa: B010 (a plain assignment has the wrong type)
+
+    def encode_sketches(self, images: Images, **options: Any) -> Tensor:
+        """Return the embeddings of sketches, (n, D) float32 on the CPU.
 
         Args:
-            images: (B, 3, H, W) float32 in [0, 1]; the method normalises them itself, with ``self.preprocess``.
+            images: One or more: paths (image files, SVG, ``file.ndjson#17``), PIL images, (H, W, 3) uint8 arrays, or
+                (3, H, W) tensors, uint8 or float in [0, 1]. Sizes may differ.
+            **options: ``device``, ``batch_size`` (64), ``workers`` (threads that decode ahead), ``progress`` and
+                ``cache``, see `zsbir.methods.embedding.apply`.
+
+        Raises:
+            ZsbirError: If an image cannot be read, or `images` holds something else.
+        """
+        return embedding.embed(self, images, "sketch", **options).vectors
+
+    def encode_photos(self, images: Images, **options: Any) -> Tensor:
+        """Return the embeddings of photos, (n, D) float32 on the CPU; as `encode_sketches`."""
+        return embedding.embed(self, images, "photo", **options).vectors
+
+    def embed(self, images: Tensor, domain: Domain) -> Features:
+        """Return the retrieval embedding of a prepared batch; `encode_sketches` and `encode_photos` prepare it.
+
+        Args:
+            images: (B, 3, S, S) float32 in [0, 1], S the size in ``self.preprocess``, with which the method normalises
+                them itself.
             domain: Which domain all of them belong to.
 
         Returns:
             Features with ``vector`` (B, D), and tokens where the method has them.
+
+        Raises:
+            ZsbirError: For anything else; a subclass's `embed` need not check.
         """
         raise TypeError(f"{type(self).__name__} has no embed")
 
@@ -132,25 +162,20 @@ class Method(nn.Module, ModelHubMixin):
 
     def save(self, folder: str | Path) -> None:
         """Write spec and weights to a folder that `zsbir.load` reads, replacing one that is there when it is whole."""
-        from zsbir.methods.saving import save
-
-        save(self, folder)
+        saving.save(self, folder)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         # What ModelHubMixin's push_to_hub and save_pretrained call; the folder is theirs and exists.
-        from zsbir.methods.saving import write_method
-
-        write_method(save_directory, self)
+        saving.write_method(save_directory, self)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> Method:
         # What ModelHubMixin.from_pretrained calls, with a local folder or the name of a repository on the hub.
-        from zsbir.methods.saving import load
-
         if Path(model_id).is_dir():
-            return load(model_id)
+            return saving.load(model_id)
         known = ("cache_dir", "force_download", "local_files_only", "token")
-        return load(snapshot_download(model_id, revision=revision, **{k: options[k] for k in known if k in options}))
+        given = {key: options[key] for key in known if key in options}
+        return saving.load(snapshot_download(model_id, revision=revision, **given))
 
     def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights of the authors' checkpoint by this method's names, and remove them from `given`.
@@ -163,3 +188,15 @@ class Method(nn.Module, ModelHubMixin):
     def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
         """Return (C, C) weights for drawing the negative class (row: anchor), or None for uniform."""
         return None
+
+
+def _checked(embed: Callable[..., Features]) -> Callable[..., Features]:
+    """Return a method's `embed` that refuses what it does not take."""
+
+    @functools.wraps(embed)
+    def checked_embed(self: Method, images: Tensor, domain: Domain) -> Features:
+        embedding.check_domain(domain)
+        embedding.check_images(images, self.preprocess.size)
+        return embed(self, images, domain)
+
+    return checked_embed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,8 +18,11 @@ from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.files import present, read_json, replaced, write_json
 from zsbir.methods import METHODS
-from zsbir.methods.base import Method
+from zsbir.methods.embedding import as_device
 from zsbir.registry import spec_of
+
+if TYPE_CHECKING:
+    from zsbir.methods.base import Method
 
 
 def write_method(folder: Path, method: Method, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -74,7 +77,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
         ZsbirError: If there is no checkpoint, or it does not fit the spec.
     """
     folder = resolve(path)
-    return rebuild(read_json(folder / "method.json")["method"], folder).to(device).eval()
+    return rebuild(read_json(folder / "method.json")["method"], folder).to(as_device(device)).eval()
 
 
 def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
 
-from zsbir.data.images import load_image
-from zsbir.errors import ZsbirError
 from zsbir.search.catalog import Entry
 from zsbir.search.model import Embedder
 from zsbir.search.stores.base import Vectors
@@ -31,33 +26,26 @@ def fill(
         embedder: What embeds.
         insert: Takes entries, their (n, D) vectors, and skipped files with the reason.
         batch_size: Images a step.
-        workers: Threads that decode (decoders let other threads run).
+        workers: Threads that decode.
         progress: Show a bar with the remaining time.
     """
-    if batch_size < 1 or workers < 1:
-        raise ZsbirError(f"batch_size={batch_size} and workers={workers} must be at least 1")
+    done: list[Entry] = []
+    vectors: list[Vectors] = []
+    skipped: list[tuple[str, str]] = []
 
-    def read(entry: Entry) -> npt.NDArray[np.uint8] | str:
-        try:
-            return embedder.pixels(load_image(entry.path), "photo")
-        except (ZsbirError, MemoryError) as error:
-            return str(error) or "it does not fit into memory"
+    def write() -> None:
+        insert(done, np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32), skipped)
+        for held in (done, vectors, skipped):
+            held.clear()
 
-    bar = tqdm(total=len(entries), desc="indexing", unit="photo", disable=not (progress and entries))
-    chunk = batch_size * _EACH
-    with bar, ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(entries), chunk):
-            some = entries[start : start + chunk]
-            done: list[Entry] = []
-            vectors: list[Vectors] = []
-            skipped: list[tuple[str, str]] = []
-            for at in range(0, len(some), batch_size):
-                batch = some[at : at + batch_size]
-                read_in = list(zip(batch, pool.map(read, batch), strict=True))
-                skipped += [(entry.path, what) for entry, what in read_in if isinstance(what, str)]
-                good = [(entry, what) for entry, what in read_in if not isinstance(what, str)]
-                if good:
-                    vectors.append(embedder.embed([pixels for _, pixels in good], "photo"))
-                    done += [entry for entry, _ in good]
-                bar.update(len(batch))
-            insert(done, np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32), skipped)
+    stream = embedder.stream(
+        [entry.path for entry in entries], "photo", batch_size=batch_size, workers=workers, progress=progress,
+        skip=lambda row, reason: skipped.append((entries[row].path, reason)),
+    )  # fmt: skip
+    for rows, found in stream:
+        done += [entries[row] for row in rows]
+        vectors.append(found)
+        if len(vectors) == _EACH:
+            write()
+    if done or skipped:
+        write()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from zsbir.backbones import BACKBONES
-from zsbir.data.batches import to_unit
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method
+from zsbir.methods.embedding import Images, apply
 from zsbir.methods.saving import load
 from zsbir.registry import spec_of
 from zsbir.search.stores.base import Vectors
@@ -99,21 +97,19 @@ class Embedder:
         self._lock = threading.Lock()
         self._text: TextTower | None = None
 
-    def pixels(self, image: Image.Image, domain: Domain) -> npt.NDArray[np.uint8]:
-        """Return the (S, S, 3) uint8 square that the model takes of an RGB image."""
-        return self.method.preprocess.pixels(image, domain)
+    def stream(self, images: Images, domain: Domain, **options: Any) -> Iterator[tuple[list[int], Vectors]]:
+        """Yield the rows and the (n, D) float32 unit vectors of each batch; `options` as for `apply`."""
 
-    def embed(self, pixels: Sequence[npt.NDArray[np.uint8]], domain: Domain) -> Vectors:
-        """Return (n, D) float32 unit vectors of n prepared squares."""
-        # One at a time: concurrent passes share the same cores and would only add their memory.
-        with self._lock, torch.inference_mode():
-            images = to_unit(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(), self.device)
-            vectors = self.method.embed(images, domain).vector
-            return unit(vectors)
+        def call(batch: Tensor) -> Vectors:
+            # One at a time: concurrent passes share the same cores and would only add their memory.
+            with self._lock:
+                return unit(self.method.embed(batch, domain).vector)
 
-    def images(self, images: Sequence[Image.Image], domain: Domain) -> Vectors:
-        """Return (n, D) float32 unit vectors of RGB images."""
-        return self.embed([self.pixels(image, domain) for image in images], domain)
+        return apply(self.method, call, images, domain, **options)
+
+    def images(self, images: Images, domain: Domain) -> Vectors:
+        """Return (n, D) float32 unit vectors of images."""
+        return np.concatenate([vectors for _, vectors in self.stream(images, domain)])
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """Return (n, D) float32 unit vectors of texts.
