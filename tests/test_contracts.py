@@ -28,6 +28,7 @@ SMALL = {
     "modality-aware": {"model": TINY_CLIP},
     "zse": {"backbone": TINY_VIT, "heads": 3, "hidden": 16, "channels": 8},
     "dann": {"backbone": {"name": "tiny", "image_size": 32}},
+    "contrastive": {"backbone": {"name": "tiny", "image_size": 32}},
     "frozen": {"backbone": {"name": "tiny", "image_size": 32}},
     "puxim": {"backbone": TINY_VIT, "masker": "random"},
     "sbka": {"backbone": "test_convnext2"},

@@ -104,6 +104,28 @@ def batch_triplet_loss(
     return short.sum() / (short > 0).sum().clamp(min=1)
 
 
+def supervised_contrastive_loss(vectors: Tensor, label: Tensor, temperature: float = 0.1) -> Tensor:
+    """Return the mean over i of ``− mean over p of log( exp(z_i·z_p / t) / Σ_{a ≠ i} exp(z_i·z_a / t) )``.
+
+    Source: Khosla et al., "Supervised contrastive learning", NeurIPS 2020 (arXiv 2004.11362), L_out.
+
+    Args:
+        vectors: (B, D) unit vectors z; p runs over the others of i's class.
+        label: (B,) int64.
+        temperature: t.
+
+    >>> supervised_contrastive_loss(torch.eye(2).repeat(2, 1), torch.tensor([0, 1, 0, 1]), 0.01).item()
+    0.0
+    """
+    z = _full(vectors)
+    same = label[:, None] == label
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log_share = F.log_softmax((z @ z.T / temperature).masked_fill(itself, -torch.inf), dim=1)
+    positive = same & ~itself
+    each = log_share.masked_fill(~positive, 0).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
+    return -each.mean()
+
+
 def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the cross-entropy against soft targets, ``−Σ_c target_c · log softmax(logits)_c``, averaged over rows.
 

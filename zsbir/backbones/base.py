@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
+from zsbir.errors import ZsbirError
 from zsbir.types import Features
 
 
@@ -19,6 +20,8 @@ class Backbone(nn.Module):
         mean: Per channel, of images in [0, 1], as the weights expect.
         std: Likewise.
         spec: What `BACKBONES.build` recorded.
+        stages: How many parts, run one after the other, the net can be cut into; 0: it cannot.
+        frozen: How many of the first stages are frozen; for a net that cannot be cut, 1 where all of it is.
     """
 
     dim: int
@@ -28,12 +31,42 @@ class Backbone(nn.Module):
     std: tuple[float, float, float]
     spec: dict[str, Any]
 
+    stages: int = 0
+    frozen: int = 0
+
+    def train_last(self, count: int) -> None:
+        """Let only the last `count` stages train, 0: none; what is frozen stays in evaluation mode.
+
+        Raises:
+            ZsbirError: If the backbone does not have that many stages.
+        """
+        if count > self.stages:
+            known = f"only {self.stages} stages" if self.stages else "no stages that can be told apart"
+            raise ZsbirError(f"the last {count} stages cannot train: {type(self).__name__} has {known}")
+        self.frozen = self.stages - count if self.stages else 1
+        self.requires_grad_(False)
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """Return the weights that `lower` uses, by name."""
+        return self.state_dict()
+
+    def lower(self, images: Tensor) -> Tensor:
+        """Return what the frozen stages give of (B, 3, H, W) float32 normalised images.
+
+        It is the vector (B, D) where all is frozen, else a feature map (B, C, h, w). It may be stored: `forward` takes
+        it in place of the images.
+        """
+        vector: Tensor = self(images).vector
+        return vector
+
     def forward(self, images: Tensor) -> Features:
-        """Return the features of (B, 3, H, W) float32 normalised images."""
+        """Return the features of (B, 3, H, W) float32 normalised images, or of what `lower` gave of them."""
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode, but not that of a backbone that is frozen as a whole."""
+        return super().train(mode and self.frozen != (self.stages or 1))
 
     def with_attention(self, images: Tensor) -> Features:
         """Return the features with ``attention`` filled; backbones without a class token raise ZsbirError."""
-        from zsbir.errors import ZsbirError
-
         raise ZsbirError(f"the backbone {type(self).__name__} has no class-token attention; use a timm ViT")

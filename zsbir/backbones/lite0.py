@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -44,10 +45,17 @@ class Lite0(TimmBackbone):
             ``tf_efficientnet_lite0`` tensor by tensor in order, and expect mean = std = 0.5.
         weights: A local weights file instead.
         image_size: Side of the input in pixels; the weights were trained at 224.
+        pool: How the vector is made, see `zsbir.backbones.timm.TimmBackbone`.
     """
 
-    def __init__(self, pretrained: bool = False, weights: str | None = None, image_size: int = 224) -> None:
-        super().__init__("tf_efficientnet_lite0", weights=weights, image_size=image_size)
+    def __init__(
+        self,
+        pretrained: bool = False,
+        weights: str | None = None,
+        image_size: int = 224,
+        pool: Literal["model", "max", "avg", "stages"] = "model",
+    ) -> None:
+        super().__init__("tf_efficientnet_lite0", weights=weights, image_size=image_size, pool=pool)
         self.mean = self.std = (0.5, 0.5, 0.5)
         # Depthwise convolutions run faster in this order on a CPU.
         self.net.to(memory_format=torch.channels_last)

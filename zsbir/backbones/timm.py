@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import timm
 import torch
@@ -16,6 +16,9 @@ from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
 from zsbir.types import Features
 
+POOLED = 3
+"""How many of the last stages ``pool="stages"`` takes."""
+
 
 @BACKBONES.register("timm")
 class TimmBackbone(Backbone):
@@ -27,7 +30,8 @@ class TimmBackbone(Backbone):
         weights: A local file with the weights instead.
         image_size: Side of the input in pixels; None: the model's own. ViTs get interpolated position embeddings.
         pool: How the vector is made: ``"model"`` (as the model does before its classifier: class token or average),
-            ``"max"`` or ``"avg"`` over all tokens.
+            ``"max"`` or ``"avg"`` over all tokens, or ``"stages"``: the averages of the last three stages' maps side by
+            side (EfficientNets), which know more of unseen classes than the last alone.
         last_relu: False: the features of a DenseNet end in its last BatchNorm, as torchvision's do.
 
     The tokens are the patch tokens of a ViT after its last norm, or the last feature map of a convolutional net; the
@@ -40,7 +44,7 @@ class TimmBackbone(Backbone):
         pretrained: bool = False,
         weights: str | None = None,
         image_size: int | None = None,
-        pool: Literal["model", "max", "avg"] = "model",
+        pool: Literal["model", "max", "avg", "stages"] = "model",
         last_relu: bool = True,
     ) -> None:
         super().__init__()
@@ -67,6 +71,9 @@ class TimmBackbone(Backbone):
         self.std = tuple(config["std"])
         self.pool = pool
         self.is_vit = hasattr(self.net, "patch_embed") and hasattr(self.net, "num_prefix_tokens")
+        self.stages = len(self._parts())
+        if pool == "stages" and not self.stages:
+            raise ZsbirError(f"pool='stages' needs a net of the EfficientNet family, not {model!r}")
         self.dim, self.grid = self._shapes()
 
     def _shapes(self) -> tuple[int, tuple[int, int] | None]:
@@ -77,9 +84,61 @@ class TimmBackbone(Backbone):
         self.net.train(was_training)
         return features.vector.shape[1], features.grid
 
+    def _parts(self) -> list[nn.Module]:
+        """Return the net's stages where it is an EfficientNet: together they are its ``forward_features``."""
+        net = self.net
+        if not all(hasattr(net, name) for name in ("conv_stem", "bn1", "blocks", "conv_head", "bn2")):
+            return []
+        return [nn.Sequential(net.conv_stem, net.bn1), *net.blocks, nn.Sequential(net.conv_head, net.bn2)]
+
+    def train_last(self, count: int) -> None:
+        """Let only the last `count` stages train, 0: none; what is frozen stays in evaluation mode."""
+        super().train_last(count)
+        for part in self._parts()[self.frozen :]:
+            part.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode, but not that of the frozen stages."""
+        super().train(mode)
+        for part in self._parts()[: self.frozen]:
+            part.eval()
+        return self
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """Return the weights that `lower` uses, by name."""
+        if self.frozen == (self.stages or 1):
+            return super().frozen_state()
+        return nn.Sequential(*self._parts()[: self._cut]).state_dict()
+
+    def lower(self, images: Tensor) -> Tensor:
+        """Return what the frozen stages give of (B, 3, H, W) float32 normalised images."""
+        if self.frozen == (self.stages or 1):
+            return super().lower(images)
+        for part in self._parts()[: self._cut]:
+            images = part(images)
+        return images
+
+    @property
+    def _cut(self) -> int:
+        """How many stages `lower` runs: the frozen ones, but none whose map `forward` needs besides the last."""
+        return min(self.frozen, self.stages - POOLED + 1) if self.pool == "stages" else self.frozen
+
     def forward(self, images: Tensor) -> Features:
-        """Return vector, tokens and grid of (B, 3, H, W) float32 normalised images."""
-        return self.features_from(self.net.forward_features(images))
+        """Return vector, tokens and grid of (B, 3, H, W) float32 normalised images, or of what `lower` gave of them."""
+        if images.ndim == 2:
+            return Features(images)
+        parts = self._parts()
+        if not parts:
+            return self.features_from(self.net.forward_features(images))
+        start = 0 if images.shape[1] == 3 else self._cut
+        maps = [images]
+        for part in parts[start:]:
+            maps.append(part(maps[-1]))
+        features = self.features_from(maps[-1])
+        if self.pool == "stages":
+            vector = torch.cat([one.mean(dim=(2, 3)) for one in maps[-POOLED:]], dim=1)
+            return Features(vector, features.tokens, features.grid)
+        return features
 
     def features_from(self, raw: Tensor) -> Features:
         """Turn what timm's ``forward_features`` returned into `Features`."""

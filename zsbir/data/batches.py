@@ -103,8 +103,9 @@ def warp(images: Tensor, matrices: Tensor, fill: float | None) -> Tensor:
 
 
 def to_unit(images: Tensor, device: torch.device | str) -> Tensor:
-    """Move (B, 3, H, W) uint8 images to `device` as float32 in [0, 1]."""
-    return images.to(device, non_blocking=True).to(torch.float32).div_(255)
+    """Move (B, 3, H, W) uint8 images to `device` as float32 in [0, 1]; float16 (stored features) only as float32."""
+    moved = images.to(device, non_blocking=True).to(torch.float32)
+    return moved.div_(255) if images.dtype == torch.uint8 else moved
 
 
 def to_batch(

@@ -31,13 +31,22 @@ class ImageSource:
         dataset: Opens the files; None: as image files.
         preprocess: How images become squares.
         cache: A folder for decoded images (see `zsbir.data.cache`), filled on first use; None: decode every time.
+        features: Gives what a model's frozen layers make of a file, instead of its image; see
+            `zsbir.methods.features`.
     """
 
-    def __init__(self, dataset: Dataset | None, preprocess: Preprocess, cache: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset | None,
+        preprocess: Preprocess,
+        cache: str | Path | None = None,
+        features: Callable[[str, Domain], Tensor] | None = None,
+    ) -> None:
         self.open = load_image if dataset is None else dataset.open
         self.dataset = dataset
         self.preprocess = preprocess
         self.size = preprocess.size
+        self.features = features
         self._caches: dict[Domain, ImageCache] = {}
         if cache is not None:
             self.use_cache(cache)
@@ -57,8 +66,8 @@ class ImageSource:
         return self.preprocess.pixels(self.open(file), domain)
 
     def tensor(self, file: str, domain: Domain) -> Tensor:
-        """Return (3, size, size) uint8."""
-        return planes(self.image(file, domain))
+        """Return (3, size, size) uint8, or what the model's frozen layers make of it, in float16."""
+        return planes(self.image(file, domain)) if self.features is None else self.features(file, domain)
 
     def mask(self, file: str) -> npt.NDArray[np.bool_] | None:
         """Return (size, size) bool, True on the object, squashed like the photo, or None."""
@@ -135,10 +144,7 @@ class Steps(TorchDataset[RawBatch]):
     ) -> None:
         records = self.split.of(domain)
         read = [self._read(records, int(row), domain, raw.skipped) for row in rows]
-        stacked = np.empty((len(read), 3, self.source.size, self.source.size), dtype=np.uint8)
-        for place, (_, pixels) in zip(stacked, read, strict=True):
-            place[...] = pixels.transpose(2, 0, 1)
-        raw.images[name] = torch.from_numpy(stacked)
+        raw.images[name] = torch.stack([tensor for _, tensor in read])
         raw.labels[name] = torch.from_numpy(records.labels[rows])
         raw.files[name] = [file for file, _ in read]
         if self.augment_probability:
@@ -152,7 +158,7 @@ class Steps(TorchDataset[RawBatch]):
         if domain == "photo" and self.keep is not None:
             raw.keep[name] = torch.from_numpy(np.stack([self.keep(file) for file in raw.files[name]]))
 
-    def _read(self, records: Records, row: int, domain: Domain, skipped: list[str]) -> tuple[str, Pixels]:
+    def _read(self, records: Records, row: int, domain: Domain, skipped: list[str]) -> tuple[str, Tensor]:
         """Read a record; if it is broken, the next of its class that is not, and note the broken one."""
         label = int(records.labels[row])
         members = self._by_class.get((domain, label))
@@ -162,7 +168,7 @@ class Steps(TorchDataset[RawBatch]):
         for turn in range(len(members)):
             file = str(records.file(int(members[(start + turn) % len(members)])))
             try:
-                return file, self.source.image(file, domain)
+                return file, self.source.tensor(file, domain)
             except ZsbirError as error:
                 skipped.append(str(error))
         raise ZsbirError(f"no {domain} of the class {self.split.classes[label]!r} can be read; the last: {skipped[-1]}")

@@ -152,7 +152,12 @@ class Preprocess:
         return WAYS[self.how(domain)](image, self.size)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1]."""
+        """Return ``(images - mean) / std`` per channel of (B, 3, H, W) images in [0, 1].
+
+        Stored outputs of frozen layers (any other shape, see `zsbir.methods.features`) are returned as they are.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            return images
         mean, std = (images.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std
 

@@ -143,6 +143,28 @@ def mixed_plan(
     )
 
 
+def balanced_plan(split: Split, classes: int, per_class: int, seed: int, epoch: int, steps: int) -> Plan:
+    """Draw class-balanced batches: `classes` classes, and `per_class` sketches and photos of each.
+
+    Args:
+        split: What to draw from.
+        classes: Classes a step, drawn without repetition; at most as many as there are.
+        per_class: Sketches, and photos, of each; a class with fewer repeats some.
+        seed: The run's seed.
+        epoch: From 0.
+        steps: Steps an epoch.
+
+    Returns:
+        A plan whose sketch and photo columns have the same classes.
+    """
+    rng = np.random.default_rng([seed, epoch, 3])
+    count = len(split.classes)
+    chosen = np.stack([rng.permutation(count)[:classes] for _ in range(steps)]).repeat(per_class, axis=1)
+    return Plan(
+        ByClass(split.sketches.labels, count).draw(chosen, rng), ByClass(split.photos.labels, count).draw(chosen, rng)
+    )
+
+
 def _cycle(size: int, wanted: int, rng: np.random.Generator) -> Labels:
     """Return `wanted` of ``range(size)``: whole shuffles one after the other."""
     rounds = -(-wanted // size) if size else 0

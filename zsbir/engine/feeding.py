@@ -11,7 +11,7 @@ import torch
 from zsbir.data.base import Dataset
 from zsbir.data.batches import RawBatch
 from zsbir.data.loading import ImageSource, StepLoader, Steps
-from zsbir.data.sampling import Plan, mixed_plan, triplet_plan
+from zsbir.data.sampling import Plan, balanced_plan, mixed_plan, triplet_plan
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method, Recipe
 
@@ -59,6 +59,10 @@ def make_loader(
     def make_plan(epoch: int) -> Plan:
         if recipe.sampling == "mixed":
             whole = mixed_plan(split, size, recipe.sketch_share, seed, epoch, recipe.samples_per_epoch)
+        elif recipe.sampling == "balanced":
+            samples = recipe.samples_per_epoch or len(split.sketches)
+            classes = min(size // recipe.per_class, len(split.classes))
+            whole = balanced_plan(split, classes, recipe.per_class, seed, epoch, max(samples // size, 1))
         else:
             whole = triplet_plan(split, size, seed, epoch, recipe.samples_per_epoch, table, recipe.anchor)
         return whole.share(rank, world)

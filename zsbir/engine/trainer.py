@@ -32,8 +32,9 @@ from zsbir.engine.stopping import Stop, StoppedError
 from zsbir.engine.weights import Average, fix_norms
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
+from zsbir.methods.features import StoredFeatures
 from zsbir.methods.saving import rebuild, resolve, save
-from zsbir.types import Batch
+from zsbir.types import Batch, Domain
 
 
 @checked("Trainer")
@@ -189,7 +190,22 @@ class Trainer:
             raise shown from error
         return self.method.eval()
 
+    def _store_features(self) -> None:
+        """Let frozen layers see each image once, where no augmentation makes it another one every time."""
+        trunk = self.method.trunk
+        if trunk is None or not trunk.frozen or self.recipe.augment != "none":
+            return
+        self.method.stored = StoredFeatures(self.method, self.dataset.variant)
+        source = self.loader.steps.source
+        domains: tuple[Domain, ...] = ("sketch", "photo")
+        for domain in domains:
+            records = self.dataset.train.of(domain)
+            files = [str(records.file(row)) for row in range(len(records))]
+            self.method.stored.fill(source, files, domain, self.device, self.progress)
+        source.features = self.method.stored
+
     def _epochs(self) -> None:
+        self._store_features()
         model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
         estimate = Estimate(self.recipe.epochs * self.steps_per_epoch - self.step, self.progress)
         while self.epoch < self.recipe.epochs and not self.selection.out_of_patience(self.epoch):

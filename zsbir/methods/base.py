@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from zsbir.methods import embedding, saving
 from zsbir.methods.embedding import Images
 from zsbir.types import Batch, Domain, Features
 
+if TYPE_CHECKING:
+    from zsbir.backbones.base import Backbone
+    from zsbir.methods.features import StoredFeatures
+
 
 @checked("recipe")
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Recipe:
         epochs: Number of epochs.
         batch_size: Rows (triplets, or images for ``sampling="mixed"``) a step and process.
         samples_per_epoch: Rows an epoch; None: every sketch once (triplets) or the shorter domain once (mixed).
-        sampling: ``"triplet"`` (sketch anchor, positive photo, negative photo) or ``"mixed"`` (both domains at once).
+        sampling: ``"triplet"`` (sketch anchor, positive photo, negative photo), ``"mixed"`` (both domains at once) or
+            ``"balanced"`` (`per_class` sketches and as many photos of each of some classes; `batch_size` sketches).
+        per_class: Sketches, and photos, of each class of a balanced batch.
         anchor: What triplets draw evenly: ``"sketch"`` or ``"class"``, see `zsbir.data.sampling.triplet_plan`.
         sketch_share: Share of sketches in a mixed batch, in (0, 1).
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
@@ -55,7 +61,8 @@ class Recipe:
     epochs: Count = 20
     batch_size: Count = 64
     samples_per_epoch: Count | None = None
-    sampling: Literal["triplet", "mixed"] = "triplet"
+    sampling: Literal["triplet", "mixed", "balanced"] = "triplet"
+    per_class: Count = 2
     anchor: Literal["sketch", "class"] = "sketch"
     sketch_share: Annotated[float, Range(0, 1, without=("low", "high"))] = 1 / 3
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -89,6 +96,8 @@ class Method(nn.Module, ModelHubMixin):
         embeds_with: Its parts that embed: they must be whole in a released checkpoint.
         logged: Figures of the last step that are no losses (schedules, accuracies), by name; filled by `forward`.
         spec: What `METHODS.build` recorded.
+        stored: Where embedding takes the outputs of frozen layers from, instead of images; see
+            `zsbir.methods.features`.
     """
 
     preprocess: Preprocess
@@ -98,6 +107,17 @@ class Method(nn.Module, ModelHubMixin):
     select_from: int = 0
     embeds_with: tuple[str, ...] = ()
     spec: dict[str, Any]
+    stored: StoredFeatures | None = None
+
+    @property
+    def trunk(self) -> Backbone | None:
+        """The backbone that both domains go through first, if there is one: what of it is frozen can be stored."""
+        return None
+
+    def takes_stored(self, images: object) -> bool:
+        """Tell whether `images` are the outputs of frozen layers, which stand for images; by their shape."""
+        frozen = self.trunk is not None and self.trunk.frozen
+        return bool(frozen and isinstance(images, Tensor) and (images.ndim == 2 or images.shape[1] != 3))
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +216,8 @@ def _checked(embed: Callable[..., Features]) -> Callable[..., Features]:
     @functools.wraps(embed)
     def checked_embed(self: Method, images: Tensor, domain: Domain) -> Features:
         embedding.check_domain(domain)
-        embedding.check_images(images, self.preprocess.size)
+        if not self.takes_stored(images):
+            embedding.check_images(images, self.preprocess.size)
         return embed(self, images, domain)
 
     return checked_embed

@@ -141,6 +141,9 @@ def apply(
     items = _items(images)
     where = next(method.parameters(), torch.empty(0)).device if device is None else as_device(device)
     source = ImageSource(dataset, method.preprocess, cache)
+    if method.stored is not None and all(isinstance(item, (str, Path)) for item in items):
+        method.stored.fill(source, [str(item) for item in items], domain, where)
+        source.features = method.stored
 
     def read(index: int) -> Tensor | str:
         item = items[index]

@@ -1,0 +1,138 @@
+"""Supervised contrastive learning over sketches and photos together: the baseline that every method has to beat.
+
+With z the unit embeddings of a batch of sketches and photos, and P(i) the others of i's class in either domain::
+
+    loss = mean over i of  − 1/|P(i)| · Σ_{p ∈ P(i)} log( exp(z_i·z_p / t) / Σ_{a ≠ i} exp(z_i·z_a / t) )
+
+Source: Khosla et al., "Supervised contrastive learning", NeurIPS 2020 (L_out). Before the head, each domain's features
+are standardised dimension by dimension, so that a constant difference between drawings and photos is gone before
+anything is learned; the head itself is one linear layer for both domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsbir.arguments import Count, Natural, NonNegative, Positive, Range
+from zsbir.backbones import BACKBONES
+from zsbir.backbones.base import Backbone
+from zsbir.data.preprocess import Preprocess
+from zsbir.losses import supervised_contrastive_loss
+from zsbir.methods import METHODS
+from zsbir.methods.base import Method, Recipe
+from zsbir.types import Batch, Domain, Features
+
+_MEMORY = 100
+"""Steps that the statistics of the features reach back."""
+
+
+@METHODS.register("contrastive")
+class Contrastive(Method):
+    """A backbone and a linear head that both domains share, trained with the supervised contrastive loss.
+
+    Args:
+        backbone: Name, mapping or instance.
+        pretrained: Load the backbone's pretrained weights.
+        weights: A local weights file instead.
+        head: Width of the embedding.
+        dropout: Share of the features that the head does not see in a training step.
+        temperature: t.
+        tune: How many of the backbone's last stages train; 0: none, the head alone.
+        keep: Weight of the standardised features themselves beside the head's output, as a share of the embedding's
+            length, from 0 on: what the backbone knew of classes that training never names.
+        preprocess: What is prepared otherwise, see `zsbir.data.preprocess.Preprocess`.
+
+    Raises:
+        ZsbirError: For more stages than the backbone has.
+    """
+
+    def __init__(
+        self,
+        backbone: str | Mapping[str, Any] | Backbone = "lite0",
+        pretrained: bool = False,
+        weights: str | None = None,
+        head: Count = 512,
+        dropout: Annotated[float, Range(0, 1, without=("high",))] = 0.7,
+        temperature: Positive = 0.1,
+        tune: Natural = 0,
+        keep: NonNegative = 0.0,
+        preprocess: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        extra = {"pretrained": True} if pretrained else {}
+        self.backbone = BACKBONES.build(backbone, **extra, **({"weights": weights} if weights else {}))
+        self.backbone.train_last(tune)
+        self.standard = nn.ModuleDict({domain: Standard(self.backbone.dim) for domain in ("sketch", "photo")})
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.backbone.dim, head))
+        self.temperature, self.keep = temperature, keep
+        self.preprocess = Preprocess.of(self.backbone, preprocess)
+        self.recipe = Recipe(
+            epochs=10,
+            batch_size=64,
+            sampling="balanced",
+            optimizer="adamw",
+            lr=1e-3,
+            weight_decay=1e-2,
+            schedule="cosine",
+            fixed_norm=True,
+        )
+
+    @property
+    def trunk(self) -> Backbone:
+        """The backbone: what of it is frozen can be stored."""
+        return self.backbone
+
+    def embed(self, images: Tensor, domain: Domain) -> Features:
+        """Return the unit embedding, with the backbone's tokens."""
+        seen: Features = self.backbone(self.preprocess.normalise(images))
+        return Features(self._project(seen.vector, domain), seen.tokens, seen.grid)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the term ``contrastive``."""
+        look = self.preprocess.normalise
+        vectors = self.backbone(torch.cat([look(batch.sketch), look(batch.photo)])).vector
+        sketches, photos = vectors.split([len(batch.sketch), len(batch.photo)])
+        embedded = torch.cat([self._head(sketches, "sketch"), self._head(photos, "photo")])
+        label = torch.cat([batch.label, batch.photo_label])
+        return {"contrastive": supervised_contrastive_loss(embedded, label, self.temperature)}
+
+    def _head(self, vector: Tensor, domain: Domain) -> Tensor:
+        return F.normalize(self.head(self.standard[domain](vector.float())), dim=1)
+
+    def _project(self, vector: Tensor, domain: Domain) -> Tensor:
+        learned = self._head(vector, domain)
+        if not self.keep:
+            return learned
+        known = self.keep * F.normalize(self.standard[domain](vector.float()), dim=1)
+        return F.normalize(torch.cat([learned, known], dim=1), dim=1)
+
+
+class Standard(nn.Module):
+    """Standardise each dimension by the mean and deviation of what was seen in training.
+
+    Args:
+        width: Dimensions.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mean: nn.Buffer = nn.Buffer(torch.zeros(width))
+        self.square: nn.Buffer = nn.Buffer(torch.zeros(width))
+        self.seen: nn.Buffer = nn.Buffer(torch.zeros(()))
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """Return (B, D) vectors with mean 0 and deviation about 1; in training mode they are taken in first."""
+        if self.training:
+            with torch.no_grad():
+                share = 1 / (self.seen + 1).clamp(max=_MEMORY)
+                self.mean.lerp_(vector.mean(dim=0), share)
+                self.square.lerp_(vector.square().mean(dim=0), share)
+                self.seen.add_(1)
+        deviation = (self.square - self.mean.square()).clamp(min=0).sqrt()
+        # A tenth of the mean deviation is added, so that no dimension blows up.
+        return (vector - self.mean) / (deviation + 0.1 * deviation.mean() + 1e-12)

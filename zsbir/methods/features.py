@@ -1,0 +1,128 @@
+"""What the frozen layers of a method make of each file, computed once and stored: heads then train in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from zsbir.data.batches import to_unit
+from zsbir.data.formats import split_record
+from zsbir.data.hashes import user_cache
+from zsbir.data.loading import ImageSource
+from zsbir.errors import ZsbirError
+from zsbir.files import stamp
+from zsbir.methods.base import Method
+from zsbir.store import Store
+from zsbir.types import Domain
+
+_BATCH = 16  # the fastest on a CPU
+_MOST_HELD = 2e9  # bytes in memory; the rest is read from the disk each time
+
+
+class StoredFeatures:
+    """The outputs of a method's frozen layers by file, in float16 on the disk and in memory.
+
+    A stored output is found again by the frozen weights, the preparation of the image, and the file's name, size and
+    time of change; so it serves every later run on the same images, whatever is trained on top.
+
+    Args:
+        method: Has a `Method.trunk` of which something is frozen.
+        variant: What else the pixels of a file depend on, see `zsbir.data.base.Dataset.variant`.
+        folder: Where the stores lie; None: ``features`` in the user's cache folder.
+
+    Raises:
+        ZsbirError: If the method has nothing that is frozen, or the folder cannot be written.
+    """
+
+    def __init__(self, method: Method, variant: str = "", folder: str | Path | None = None) -> None:
+        if method.trunk is None or not method.trunk.frozen:
+            raise ZsbirError(f"nothing below the head of {type(method).__name__} is frozen, so nothing can be stored")
+        self.preprocess, self.trunk = method.preprocess, method.trunk
+        found = hashlib.blake2b(repr((self.preprocess, variant, self.trunk.spec)).encode(), digest_size=12)
+        for name, tensor in self.trunk.frozen_state().items():
+            found.update(
+                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
+        folder = user_cache() / "features" if folder is None else Path(folder)
+        self.store = Store(folder / f"{found.hexdigest()}.sqlite", "feature store")
+        self._held: dict[tuple[str, Domain], Tensor] = {}
+
+    def fill(
+        self,
+        source: ImageSource,
+        files: Sequence[str],
+        domain: Domain,
+        device: torch.device | str = "cpu",
+        progress: bool = False,
+    ) -> None:
+        """Compute what is not there yet. A file that cannot be read is left out: asking for it raises.
+
+        Args:
+            source: Gives the images.
+            files: Full names.
+            domain: What they are.
+            device: Where the frozen layers run.
+            progress: Show a bar.
+        """
+        missing = [file for file in dict.fromkeys(files) if self._find(file, domain) is None]
+        bar = tqdm(missing, desc=f"features of {domain}s", unit="img", disable=not progress, leave=False)
+        ready: list[tuple[str, Tensor]] = []
+        for file in bar:
+            try:
+                ready.append((file, source.tensor(file, domain)))
+            except ZsbirError:
+                continue
+            if len(ready) == _BATCH:
+                self._add(ready, domain, device)
+                ready = []
+        if ready:
+            self._add(ready, domain, device)
+
+    def __call__(self, file: str, domain: Domain) -> Tensor:
+        """Return the stored output of a file, float16 on the CPU.
+
+        Raises:
+            ZsbirError: If `fill` could not read it.
+        """
+        output = self._find(file, domain)
+        if output is None:
+            raise ZsbirError(f"the {domain} {file} could not be read when the features were stored")
+        return output
+
+    @torch.no_grad()
+    def _add(self, ready: list[tuple[str, Tensor]], domain: Domain, device: torch.device | str) -> None:
+        was_training = self.trunk.training
+        images = to_unit(torch.stack([pixels for _, pixels in ready]), device)
+        outputs = self.trunk.eval().lower(self.preprocess.normalise(images)).half().cpu()
+        self.trunk.train(was_training)
+        rows = []
+        for (file, _), output in zip(ready, outputs, strict=True):
+            self._hold(file, domain, output.clone())
+            shape = np.array(output.shape, dtype=np.int32)
+            rows.append((_key(file, domain), bytes([output.ndim]) + shape.tobytes() + output.numpy().tobytes()))
+        self.store.put(rows)
+
+    def _find(self, file: str, domain: Domain) -> Tensor | None:
+        held = self._held.get((file, domain))
+        if held is not None or (stored := self.store.get(_key(file, domain))) is None:
+            return held
+        shape = np.frombuffer(stored, np.int32, stored[0], 1)
+        output = torch.from_numpy(np.frombuffer(stored, np.float16, offset=1 + shape.nbytes).reshape(shape).copy())
+        return self._hold(file, domain, output)
+
+    def _hold(self, file: str, domain: Domain, output: Tensor) -> Tensor:
+        if len(self._held) * output.nbytes < _MOST_HELD:
+            self._held[file, domain] = output
+        return output
+
+
+def _key(file: str, domain: Domain) -> bytes:
+    """Return the key of a file as it is now; a drawing of a file of many has that file's size and time."""
+    text = f"{domain} {file} {stamp(split_record(file)[0])}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
