@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zsbir.evaluation.evaluator import Evaluator as Evaluator
     from zsbir.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from zsbir.evaluation.protocols import Protocol as Protocol
-    from zsbir.evaluation.result import Report as Report
+    from zsbir.evaluation.report import Report as Report
     from zsbir.maskers import MASKERS as MASKERS
     from zsbir.maskers.base import Masker as Masker
     from zsbir.maskers.base import MaskRequest as MaskRequest
@@ -70,7 +70,7 @@ _WHERE = {
     "Protocol": "evaluation.protocols",
     "Recipe": "methods.base",
     "Records": "types",
-    "Report": "evaluation.result",
+    "Report": "evaluation.report",
     "STORES": "search.stores",
     "Speed": "engine.speed",
     "Split": "types",
