@@ -155,7 +155,9 @@ def apply(
             return str(error) or f"{item} does not fit into memory"
 
     was_training = method.training
-    method.to(where).eval()
+    method.to(where)
+    if was_training:
+        method.eval()
     name = "sketches" if domain == "sketch" else "photos"
     try:
         silent = not (progress and items)
@@ -174,7 +176,8 @@ def apply(
                     yield rows, result
                 bar.update(len(batch))
     finally:
-        method.train(was_training)
+        if was_training:
+            method.train()
 
 
 def model_meta(method: Method) -> dict[str, Any]:
