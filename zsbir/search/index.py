@@ -101,30 +101,36 @@ class Index:
         Raises:
             ZsbirError: If `out` exists, there are no photos that can be read, or the model's weights are not there.
         """
+        if next(iter(photo_files(photos)), None) is None:
+            raise ZsbirError(f"{photos} holds no image file")
+        index = cls.new(model, out, store, device, progress)
+        index.update(photos, batch_size=batch_size, workers=workers, progress=progress, links=links)
+        if not len(index):
+            (_, reason), *_ = index.skipped()
+            index.close()
+            shutil.rmtree(index.folder, ignore_errors=True)
+            raise ZsbirError(f"none of the image files of {photos} can be decoded; the first: {reason}")
+        return index
+
+    @classmethod
+    def new(
+        cls, model: Method | str | Path | None, out: str | Path | None, store: str | Mapping[str, Any], device: str,
+        progress: bool,
+    ) -> Index:  # fmt: skip
+        """Return an empty index with a copy of the model; arguments as for `build`."""
         temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="zsbir-index-")
         folder = Path(temporary.name) / "index" if temporary else Path(str(out))
         if (folder / RECORD).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
             what = "is an index: load it to add photos" if (folder / RECORD).exists() else "exists and is no index"
             raise ZsbirError(f"{folder} {what}; or give another name")
-        first = next(iter(photo_files(photos)), None)
-        if first is None:
-            raise ZsbirError(f"{photos} holds no image file")
-        method = (
-            model if isinstance(model, Method) else find_model(model, device, print if progress else lambda line: None)
-        )
-        embedder = Embedder(method, device)
+        say = print if progress else lambda line: None
+        embedder = Embedder(model if isinstance(model, Method) else find_model(model, device, say), device)
         record = describe(embedder, STORES.build(store))
         with replaced(folder) as new:
-            save(method, new / "model")
+            save(embedder.method, new / "model")
             write_json(new / RECORD, record)
         index = cls(folder, record, embedder)
         index._temporary = temporary
-        index.update(photos, batch_size=batch_size, workers=workers, progress=progress, links=links)
-        if not len(index):
-            (_, reason), *_ = index.skipped()
-            index.close()
-            shutil.rmtree(folder, ignore_errors=True)
-            raise ZsbirError(f"none of the image files of {photos} can be decoded; the first: {reason}")
         return index
 
     @classmethod
@@ -215,6 +221,14 @@ class Index:
             changes = compare(files, self.catalog.entries())
             self._apply(changes, "", batch_size, workers, False)
         return changes
+
+    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[tuple[str, str]]]]) -> None:
+        """Add photos that are embedded already: entries, their (n, D) unit vectors, and skipped files with reasons."""
+        with self._writing():
+            for entries, vectors, skipped in parts:
+                self._insert(entries, vectors, [(path, reason, "") for path, reason in skipped])
+            with self._lock.writing():
+                self.store.finish()
 
     def remove(self, photos: Iterable[str | Path]) -> int:
         """Remove photos by path; returns how many were in the index."""
