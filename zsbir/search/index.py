@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -250,6 +251,7 @@ class Index:
         mix: float = 0.5,
         matcher: str | Mapping[str, Any] | Matcher | None = None,
         candidates: int = 1000,
+        folder: str | Path | None = None,
     ) -> list[Hit]:
         """Find photos.
 
@@ -260,11 +262,12 @@ class Index:
             mix: Weight of the text, in [0, 1], where both are given.
             matcher: Name, mapping or instance; None: cosine.
             candidates: How many photos the other matchers look at: the nearest by cosine.
+            folder: Only photos below it.
 
         Raises:
             ZsbirError: If neither a sketch nor a text is given, or one cannot be used.
         """
-        return self.nearest(self.vector(query, text, mix), k, matcher, candidates)
+        return self.nearest(self.vector(query, text, mix), k, matcher, candidates, folder)
 
     def search_many(self, queries: Sequence[Query], k: int = 10, **options: Any) -> list[list[Hit]]:
         """Find photos for several sketches; `options` as for `search`."""
@@ -290,23 +293,33 @@ class Index:
         k: int = 10,
         matcher: str | Mapping[str, Any] | Matcher | None = None,
         candidates: int = 1000,
+        folder: str | Path | None = None,
     ) -> list[Hit]:
-        """Find the photos nearest to a (D,) unit vector; arguments as for `search`."""
+        """Find the photos nearest to a (D,) unit vector, all or those below a folder; the rest as for `search`."""
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ZsbirError(f"k={k!r} must be a whole number, at least 1")
-        with self._lock.reading():
-            scores, ids = self._matching.search(vector[None], k, matcher, candidates)
-            paths = [self.catalog.path(number) for number in ids.tolist()]
-        found = zip(paths, scores.tolist(), ids.tolist(), strict=True)
-        return [Hit(path, score, number) for path, score, number in found if path is not None]
+        under = None if folder is None else str(Path(folder).absolute()).rstrip(os.sep) + os.sep
+        wanted, total = k, len(self)
+        while True:
+            with self._lock.reading():
+                scores, ids = self._matching.search(vector[None], wanted, matcher, candidates)
+                paths = [self.catalog.path(number) for number in ids.tolist()]
+            hits = [
+                Hit(path, score, number)
+                for path, score, number in zip(paths, scores.tolist(), ids.tolist(), strict=True)
+                if path is not None and (under is None or path.startswith(under))
+            ]
+            if under is None or len(hits) >= k or wanted >= total:
+                return hits[:k]
+            wanted = min(4 * wanted, total)
 
-    def like(self, photo: int, k: int = 10) -> list[Hit]:
+    def like(self, photo: int, k: int = 10, folder: str | Path | None = None) -> list[Hit]:
         """Find photos like one of the index, given by its id; that one itself is left out."""
         if self.catalog.path(photo) is None:
             raise ZsbirError(f"there is no photo {photo} in the index")
         with self._lock.reading():
             vector = self.store.vectors(np.array([photo], dtype=np.int64))[0]
-        return [hit for hit in self.nearest(vector, k + 1) if hit.id != photo][:k]
+        return [hit for hit in self.nearest(vector, k + 1, folder=folder) if hit.id != photo][:k]
 
     def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
         """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""
