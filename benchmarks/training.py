@@ -31,7 +31,7 @@ from _results import processor
 import zsbir
 from zsbir.data.batches import to_batch
 from zsbir.engine.feeding import make_loader
-from zsbir.engine.logging import StepLog
+from zsbir.engine.logging import Estimate, StepLog
 from zsbir.engine.speed import Speed
 from zsbir.methods.base import Method, Recipe
 
@@ -144,13 +144,13 @@ class OurLoop:
         if variant.cache:
             self.trainer.use_cache(cache)
         self.prepared = self.trainer.accelerator.prepare(method, self.trainer.optimizer)
-        self.log = StepLog(cache.parent / f"{time.time_ns()}.jsonl")
+        self.trainer.figures.log = StepLog(cache.parent / f"{time.time_ns()}.jsonl")
 
     def run(self, watch: Watch) -> None:
         """Do an epoch."""
         real = self.trainer.loader.epoch
         self.trainer.loader.epoch = lambda *where: watch.over(real(*where), self.device)  # type: ignore[method-assign]
-        self.trainer._one_epoch(*self.prepared, self.log)
+        self.trainer._one_epoch(*self.prepared, Estimate(0, show=False))
         self.trainer.epoch += 1
         self.trainer.loader.epoch = real  # type: ignore[method-assign]
 

@@ -72,11 +72,7 @@ def test_ctrl_c_before_the_first_step_can_be_resumed(shapes, small_dann, recipe,
     whole = Trainer(small_dann(), shapes, recipe=recipe, out=tmp_path / "whole", workers=0, progress=False).fit()
     trainer = Trainer(small_dann(), shapes, recipe=recipe, out=tmp_path / "cut", workers=0, progress=False)
 
-    def stopped(*_):
-        signal.raise_signal(signal.SIGINT)
-        yield None
-
-    monkeypatch.setattr(trainer.loader, "epoch", stopped)
+    monkeypatch.setattr(trainer.method, "on_epoch", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     resumed = Trainer.resume(tmp_path / "cut", progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -60,8 +61,12 @@ def read_tensors(file: str | Path) -> dict[str, Tensor]:
         # Training scripts keep their best accuracy as a NumPy number beside the weights.
         with torch.serialization.safe_globals(_numpy_numbers()):
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own message advises to unpickle whatever there is
+        kinds = "neither safetensors nor a PyTorch file that holds tensors alone"
+        raise ZsbirError(f"the weights file {path} cannot be read: it is {kinds}") from None
     except Exception as error:
-        raise ZsbirError(f"the weights file {path} cannot be read: {error}") from error
+        reason = str(error).strip().split("\n")[0]
+        raise ZsbirError(f"the weights file {path} cannot be read: {reason}") from error
     tensors = dict(_tensors(state, ""))
     if not tensors:
         raise ZsbirError(f"the weights file {path} holds no tensors by name")

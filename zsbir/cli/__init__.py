@@ -6,6 +6,8 @@ A command module has a function of its own name; a group (``zsbir datasets list`
 from __future__ import annotations
 
 import importlib
+import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +15,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from zsbir.errors import ZsbirError
-from zsbir.registry import close_matches
+from zsbir.registry import close_matches, import_file
 
 COMMANDS = (
     "quickstart",
@@ -76,7 +78,7 @@ def _run(name: str, args: Sequence[str]) -> Any:
 
 def _refuse_repeated(args: Sequence[str]) -> None:
     """Refuse an option that is given twice: the parser would keep the last one and drop the others."""
-    given = [word.partition("=")[0] for word in args if word.startswith("--")]
+    given = [word.partition("=")[0] for word in args if re.match("--?[a-z]", word)]
     for option in given:
         if given.count(option) > 1 and option not in REPEATABLE:
             raise ZsbirError(f"{option} is given twice: leave one out, or put all its values behind one {option}")
@@ -117,7 +119,8 @@ def _overview(args: Sequence[str]) -> Any:
     table = {name: _shown(name) for name in COMMANDS}
     text = (
         "Zero-shot sketch-based image retrieval: find photos by drawing. Start with `zsbir quickstart`; "
-        "`zsbir COMMAND --help` explains a command, --debug shows the traceback of an error."
+        "`zsbir COMMAND --help` explains a command. With every command, --import FILE.py makes what a file of yours "
+        "registers known by name, and --debug shows the traceback of an error."
     )
     return subcommand_cli_from_dict(table, prog="zsbir", description=text, args=args)
 
@@ -127,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
+    args, files = _imports(args)
     if args == ["--version"]:
         import zsbir
 
@@ -135,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not debug:
         warnings.showwarning = _short_warning
     try:
+        for file in files:
+            import_file(file)
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise ZsbirError(f"there is no command {args[0]!r}. {close_matches(args[0], list(COMMANDS))}")
         result = _run(args[0], args[1:]) if args and args[0] in COMMANDS else _overview(args or ["--help"])
@@ -147,9 +153,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the end, which another Ctrl-C would only litter
         return 130
     except BrokenPipeError:
         return 141
+
+
+def _imports(args: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments without ``--import FILE`` or ``--import=FILE``, which every command takes, and the files."""
+    rest, files = [], []
+    words = iter(args)
+    for word in words:
+        name, equals, file = word.partition("=")
+        if name == "--import":
+            files.append(file if equals else next(words, ""))
+        else:
+            rest.append(word)
+    return rest, files
 
 
 def _short_warning(message: Warning | str, *_: Any, **__: Any) -> None:

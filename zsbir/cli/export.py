@@ -23,6 +23,6 @@ def export(run: Annotated[Path, Positional], out: Path, format: Literal["onnx", 
     from zsbir.engine.run import claim
 
     method = zsbir.load(run)
-    claim(out)
+    claim(out, "folder", "")
     for domain, difference in write(method, out, format).items():
         print(f"{out}/{domain}.{'onnx' if format == 'onnx' else 'pt2'}: largest difference {difference:.1e}")

@@ -25,7 +25,7 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
     from zsbir.files import write_json
     from zsbir.methods.saving import load
 
-    refuse_taken(out)
+    refuse_taken(out, "folder", "")
     print("1/4 data: drawings from OpenMoji, a line drawing as the sketch, a coloured one on clutter as the photo")
     dataset, method, trainer = _prepare(out, seed, workers, epochs)
     test = dataset.test
@@ -44,13 +44,27 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
         "before": before.results["standard"], "after": after.results["standard"],
     })  # fmt: skip
     _picture(after, dataset, out / "results.png")
+    photos = _photos(dataset, out / "photos")
     gain = _map(after) - _map(before)
     print(f"    mAP@all {_map(after):.3f}   ({gain:+.3f}; before {_map(before):.3f}, chance {chance:.3f})")
     print(f"\n{out}/results.png   query sketches and their ten best photos: right ones green, wrong ones red")
     print(f"{out}/metrics.json  every figure        {out}/best, {out}/last  checkpoints\n")
+    print(f"Now draw: find the {photos} photos of the unseen classes with the model just trained")
+    print(f"  zsbir index {out}/photos --model {out} -o {out}/photos.index")
+    print(f"  zsbir serve {out}/photos.index\n")
     print("Your own data, in folders my-data/sketch/CLASS/* and my-data/photo/CLASS/*:")
     print("  zsbir train dann --dataset folder --root my-data --unseen CLASS1,CLASS2 --backbone lite0")
     print("  zsbir evaluate runs/dann-folder-1")
+
+
+def _photos(dataset: Dataset, folder: Path) -> int:
+    """Write the photos of the unseen classes as files, and return how many."""
+    photos = dataset.test.photos
+    for number in range(len(photos)):
+        place = folder / dataset.test.classes[photos.labels[number]]
+        place.mkdir(parents=True, exist_ok=True)
+        dataset.open(str(photos.file(number))).save(place / f"{number}.png")
+    return len(photos)
 
 
 def _prepare(out: Path, seed: int, workers: int, epochs: int) -> tuple[Dataset, Method, Trainer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ class StepLoader:
         # fork keeps the datasets' buffers shared; threads of torch have not started work in the workers yet.
         self._loader: DataLoader[RawBatch] = DataLoader(
             steps, batch_size=None, sampler=_Order(self), num_workers=workers, pin_memory=pin,
-            worker_init_fn=_ignore_signals, **options,
+            worker_init_fn=_own_group, **options,
         )  # fmt: skip
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
@@ -204,10 +204,10 @@ class StepLoader:
         return self._order
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which reach a whole group of processes, to the one that trains; it ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _own_group(worker: int) -> None:
+    """Leave the group of processes: a signal to all of it is for the process that trains, which ends its workers."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 class _Order(torch.utils.data.Sampler[tuple[int, int]]):

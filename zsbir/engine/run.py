@@ -32,29 +32,32 @@ from zsbir.registry import spec_of
 MANIFEST = "dataset.json"
 
 
-def refuse_taken(folder: Path) -> None:
-    """Raise ZsbirError if `folder` is a file or holds something: nothing is ever overwritten."""
-    if folder.is_file():
-        raise ZsbirError(f"the run folder {folder} is a file: choose another with --out")
-    if folder.is_dir() and any(folder.iterdir()):
-        what = "already holds a run" if (folder / "run.json").is_file() else "is not empty"
-        raise ZsbirError(f"the run folder {folder} {what}: choose another with --out, or continue it with --resume")
+def refuse_taken(folder: Path, what: str = "run folder", instead: str = ", or continue it with --resume") -> None:
+    """Raise ZsbirError if `folder` is a file or holds something: nothing is ever overwritten.
 
-
-def claim(folder: Path) -> None:
-    """Make a new folder; one that already holds something is refused.
-
-    Raises:
-        ZsbirError: If the folder holds files, or cannot be made.
+    Args:
+        folder: What a command wants to fill.
+        what: What it is to be, for the message.
+        instead: What else can be done where it holds a run.
     """
-    refuse_taken(folder)
+    if folder.is_file():
+        raise ZsbirError(f"the {what} {folder} is a file: choose another with --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        held = (folder / "run.json").is_file()
+        state = "already holds a run" if held else "is not empty"
+        raise ZsbirError(f"the {what} {folder} {state}: choose another with --out{instead if held else ''}")
+
+
+def claim(folder: Path, what: str = "run folder", instead: str = ", or continue it with --resume") -> None:
+    """Make a new folder; raises ZsbirError as `refuse_taken`, and if it cannot be made."""
+    refuse_taken(folder, what, instead)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
         probe.write_bytes(b"0" * 4096)
         probe.unlink()
     except OSError as error:
-        raise ZsbirError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
+        raise ZsbirError(f"the {what} {folder} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Stop:
 
     @contextmanager
     def at_once(self, really: bool = True) -> Iterator[None]:
-        """Let a signal end the block in its middle, where nothing is torn by it: waiting for data, scoring."""
+        """Let a signal end the block in its middle, where nothing is torn by it, such as scoring."""
         self._at_once = really
         try:
             if really:

@@ -264,11 +264,11 @@ class Trainer:
         name = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
         with EpochBar(name, self.steps_per_epoch, done, images, self.device, self.progress) as bar:
             self.figures.bar = bar
+            self._check_stop()
             batches = on_device(self.loader.epoch(self.epoch, done), self.device)
             for place in range(done, self.steps_per_epoch):
                 begun = time.monotonic()
-                between = self._alone and place % self.accumulate == 0
-                with self._stop.at_once(between), heard("reading images", self.progress and place == done):
+                with heard("reading images", self.progress and place == done):
                     raw = next(batches)
                 self.bad_images.add(raw.skipped)
                 whole = self._one_step(model, optimizer, raw, place, round(time.monotonic() - begun, 4))

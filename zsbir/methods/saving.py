@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -74,14 +75,17 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
         file is needed, whatever it was trained from.
 
     Raises:
-        ZsbirError: If there is no checkpoint, or it does not fit the spec.
+        ZsbirError: If there is no such checkpoint or device, or it does not fit the spec or is of a newer zsbir.
     """
+    place = as_device(device)
     folder = resolve(path)
-    return rebuild(read_json(folder / "method.json")["method"], folder).to(as_device(device)).eval()
+    return rebuild(read_json(folder / "method.json")["method"], folder).to(place).eval()
 
 
 def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:
     """Build a method from its spec without any download, and fill it from a folder's ``model.safetensors``."""
+    record = read_json(folder / "method.json")
+    _refuse_newer(str(record.get("zsbir")), folder)
     with without_weights():
         method = METHODS.build(spec)
     try:
@@ -89,8 +93,16 @@ def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = str(error).strip().split("\n")[-1].strip()
         raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
-    method.preprocess = Preprocess(**read_json(folder / "method.json")["preprocess"])
+    method.preprocess = Preprocess(**record["preprocess"])
     return method
+
+
+def _refuse_newer(version: str, folder: Path) -> None:
+    theirs, own = ([int(part) for part in re.findall(r"\d+", v)[:2]] for v in (version, zsbir.__version__))
+    if theirs > own:
+        raise ZsbirError(
+            f"{folder} was written by zsbir {version}, and this is {zsbir.__version__}: pip install --upgrade zsbir"
+        )
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
