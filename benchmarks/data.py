@@ -31,7 +31,7 @@ FOLDERS = {
 OPEN = """
 import json, re, sys, time
 from zsbir.data import DATASETS
-import zsbir.data.published
+import zsbir.data.datasets.published
 def peak():
     # Not ru_maxrss, which a child inherits from its parent.
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
@@ -48,7 +48,7 @@ print(json.dumps({"seconds": seconds, "cpu_s": cpu, "peak_mb": after, "growth_mb
 
 def write_tree(root: Path, name: str) -> None:
     """Write a benchmark's folders, images and list files."""
-    from zsbir.data.published import published
+    from zsbir.data.datasets.published import published
 
     facts = published(name)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zsbir.data.published import published, published_names
+from zsbir.data.datasets.published import published, published_names
 from zsbir.data.wordnet import WordNet
 from zsbir.names import canonical
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,9 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.data.base import Dataset
-from zsbir.data.batches import to_unit
-from zsbir.data.loading import ImageSource
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.base import Method
 from zsbir.methods.embedding import embed, embed_split
-from zsbir.methods.frozen import Frozen
 from zsbir.types import Domain
 
 UNSEEN = "elephant,giraffe,horse"
@@ -59,16 +55,6 @@ class Views:
         return Views(vectors, {domain: own[np.isin(own, classes)] for domain, own in self.labels.items()})
 
 
-def sketches_of(dataset: Dataset, labels: Any, seed: int, method: Frozen) -> Iterator[Tensor]:
-    """Yield shuffled batches of 32 sketches of some seen classes."""
-    records = dataset.train.sketches
-    source = ImageSource(dataset, method.preprocess)
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(records.labels, labels)))
-    for start in range(0, len(order) - 31, 32):
-        pixels = np.stack([source.image(str(records.file(int(i))), "sketch") for i in order[start : start + 32]])
-        yield to_unit(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), "cpu")
-
-
 def compute(view: str, dataset: Dataset, size: int) -> dict[str, np.ndarray]:
     """Return a view's vectors of the seen and the unseen classes: the mean and the maximum over the last map, (n, 2D).
 
@@ -85,10 +71,9 @@ def compute(view: str, dataset: Dataset, size: int) -> dict[str, np.ndarray]:
         options = {"sketch_norms": SHARE}
     method: Any = zsbir.build("frozen", backbone={"name": "lite0", "pretrained": True, "image_size": size}, **options)
     if options.get("sketch_norms"):
-        names = list(dataset.train.classes)
-        labels = [i for i, name in enumerate(names) if kind == "adapted" or name != rest]
-        seed = int(rest) if kind == "adapted" else 0
-        method.adapt(sketches_of(dataset, labels, seed, method))
+        unseen = UNSEEN if kind == "adapted" else f"{UNSEEN},{rest}"
+        part = zsbir.DATASETS.build("folder", root=dataset.train.sketches.root, unseen=unseen, validation=0)
+        method.fit(part, seed=int(rest) if kind == "adapted" else 0)
     found = {}
     for part, split in (("seen", dataset.train), ("unseen", dataset.test)):
         if kind == "without" and part == "unseen":

@@ -3,7 +3,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from zsbir.data.published import published
+from zsbir.data.datasets.published import published
 
 
 def picture(path, seed=0, size=(12, 10)):

@@ -7,7 +7,7 @@ from tests.data.data_trees import benchmark_tree, picture, write_drawings
 from zsbir.cli import main
 from zsbir.data import DATASETS
 from zsbir.data.check import check_dataset, check_reading
-from zsbir.data.published import published, read_published
+from zsbir.data.datasets.published import published, read_published
 
 
 def check(root, **options):

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from zsbir.data.published import published, published_names
+from zsbir.data.datasets.published import published, published_names
 from zsbir.data.purity import class_synset, imagenet_purity
 from zsbir.names import canonical, prompt_name, word_names
 

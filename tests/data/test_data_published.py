@@ -5,8 +5,8 @@ import pytest
 
 from tests.data.data_trees import benchmark_tree, write_drawings
 from zsbir.data import DATASETS
-from zsbir.data.lists import read_list
-from zsbir.data.published import published, published_names
+from zsbir.data.datasets._lists import read_list
+from zsbir.data.datasets.published import published, published_names
 from zsbir.errors import ZsbirError
 
 SIZES = {

@@ -34,6 +34,8 @@ def files(root: Path) -> None:
             draw(root / "flat" / "photos" / f"{name}_{number}.png", kind, number + 4, True)
         draw(root / "my-photos" / f"{name}.jpg", kind, 0, True)
     shutil.copytree(root / "my-data", root / "pets")
+    rows = [",".join((str(file.relative_to(root / "pets")), *file.parts[-3:-1])) for file in root.glob("pets/*/*/*")]
+    (root / "pets/images.csv").write_text("\n".join(["path,domain,label", *sorted(rows)]) + "\n")
     dataset = zsbir.DATASETS.build("folder", root=str(root / "my-data"), unseen="giraffe,horse", validation=2)
     write_manifest(dataset.manifest(), root / "split.json")
     shutil.copytree(root / "my-photos", root / "PHOTOS")

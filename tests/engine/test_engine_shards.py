@@ -70,7 +70,7 @@ def test_two_processes_and_jobs_equal_one(photos, model, tmp_path, capsys):
     assert done.returncode == 0, done.stderr[-2000:]
     assert same_bytes(tmp_path / "one", tmp_path / "two")
     assert main(embed(model, photos, tmp_path / "jobs", "--shard", "3/3")) == 0
-    assert "blocks not there yet: 6 of gallery" in capsys.readouterr().out
+    assert "parts not there yet: 6 of gallery" in capsys.readouterr().out
     assert not (tmp_path / "jobs" / "gallery.json").exists()
     for shard in ("1/3", "2/3"):
         assert main(embed(model, photos, tmp_path / "jobs", "--shard", shard)) == 0
@@ -131,7 +131,7 @@ def test_another_job_in_the_folder_is_refused(photos, model, small_dann, tmp_pat
     assert "begun with another model" in capsys.readouterr().err
     (photos / "cross" / "5.png").unlink()
     assert main(embed(model, photos, out)) == 2
-    assert "begun with another images" in capsys.readouterr().err
+    assert "begun with another list" in capsys.readouterr().err
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "precious.txt").write_text("mine")
     assert main(embed(model, photos, tmp_path / "taken")) == 2

@@ -115,7 +115,7 @@ def test_mixed_kinds_nothing_and_unknown_protocols_are_refused(tmp_path, photos)
         open_source("nosuch://bucket/photos")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.md").write_text("")
-    with pytest.raises(ZsbirError, match="holds no image"):
+    with pytest.raises(ZsbirError, match="no images in"):
         open_source(tmp_path / "empty")
 
 

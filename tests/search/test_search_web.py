@@ -140,6 +140,26 @@ def test_no_other_file_is_served(web, address):
     assert web.get(address).status_code == 404
 
 
+def test_search_in_a_folder(web, index):
+    assert web.get("/folders").json() == {"folders": ["deep"]}
+    hits = ask(web, strokes=[[[1, 200], [1, 200]]], folder="deep", k=12).json()["hits"]
+    assert len(hits) == 6
+    assert all(hit["path"].startswith("deep/") for hit in hits)
+    assert post(web, png(3), k=3, folder="deep").json()["hits"][0]["path"].startswith("deep/")
+    assert ask(web, like=hits[0]["id"], folder="deep").json()["hits"][0]["path"].startswith("deep/")
+    assert ask(web, like=1, folder="../..").status_code == 422
+    assert ask(web, like=1, folder=3).status_code == 422
+
+
+def test_a_flat_photo_has_a_thumbnail(method, tmp_path):
+    (tmp_path / "p").mkdir()
+    picture(1).resize((4000, 3)).save(tmp_path / "p" / "flat.png")
+    index = Index.build(method, tmp_path / "p")
+    for size in ("small", "large"):
+        assert client(index).get("/photo/1", params={"size": size}).status_code == 200
+    index.close()
+
+
 def test_health_metrics_openapi_page(web):
     assert web.get("/health").json() == {"status": "ok", "photos": 12}
     post(web, png())
@@ -148,7 +168,13 @@ def test_health_metrics_openapi_page(web):
     assert 'zsbir_requests_total{route="/search",status="200"} 1' in text
     assert 'zsbir_requests_total{route="/search",status="415"} 1' in text
     assert "zsbir_photos 12" in text
-    assert set(web.get("/openapi.json").json()["paths"]) == {"/search", "/photo/{number}", "/health", "/metrics"}
+    assert set(web.get("/openapi.json").json()["paths"]) == {
+        "/search",
+        "/photo/{number}",
+        "/folders",
+        "/health",
+        "/metrics",
+    }
     page = web.get("/")
     assert "http://" not in page.text.replace("http://www.w3.org", "")
     assert "https://" not in page.text
@@ -208,13 +234,13 @@ def test_time_limit_and_queue(index, monkeypatch):
     import time
 
     web = client(index, seconds=0.1)
-    monkeypatch.setattr(index, "nearest", lambda *_: time.sleep(0.4))
+    monkeypatch.setattr(index, "nearest", lambda *_, **__: time.sleep(0.4))
     assert post(web, png()).status_code == 503
     assert post(client(index, waiting=0), png()).status_code == 503
 
 
 def test_an_error_inside_is_a_plain_500(index, monkeypatch):
-    monkeypatch.setattr(index, "nearest", lambda *_: 1 / 0)
+    monkeypatch.setattr(index, "nearest", lambda *_, **__: 1 / 0)
     answer = post(client(index), png())
     assert answer.status_code == 500
     assert "ZeroDivision" not in answer.text

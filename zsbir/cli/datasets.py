@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
-    from zsbir.data.published import Reading
+    from zsbir.data.datasets.published import Reading
 
 
 def list_(json: bool = False) -> None:
@@ -37,7 +37,7 @@ def info(name: Annotated[str, Positional], json: bool = False) -> None:
         json: Print JSON.
     """
     from zsbir.data import DATASETS
-    from zsbir.data.published import published, published_names
+    from zsbir.data.datasets.published import published, published_names
     from zsbir.data.purity import imagenet_purity
 
     if name not in published_names():
@@ -90,7 +90,7 @@ def check(
 
     from zsbir.cli._options import build_dataset
     from zsbir.data.check import check_dataset, check_reading
-    from zsbir.data.published import published_names, read_published
+    from zsbir.data.datasets.published import published_names, read_published
     from zsbir.errors import ZsbirError
 
     with tqdm(unit=" files", disable=None, leave=False) as bar:

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from zsbir.types import Domain
 
 Part = Literal["test", "validation", "train"]
+MERGED_AT_MOST = 5_000_000
+"""Vectors that are put together into one file; more stay in their parts, from which an index is made as well."""
 
 
 def embed(
     model: Annotated[str, Positional],
     out: Annotated[Path, arg(aliases=["-o"])],
-    photos: Path | None = None,
+    photos: str | None = None,
     domain: Literal["photo", "sketch"] = "photo",
     part: Part = "test",
     shard: str | None = None,
@@ -30,32 +32,42 @@ def embed(
     workers: int = 2,
     threads: int = 1,
     cache: Path | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    actors: int = 2,
 ) -> None:
-    """Embed a folder or list of images, or a part of a run's dataset (vectors, labels, paths: safetensors and JSON).
+    """Embed images, or a part of a run's dataset (vectors, labels, paths: safetensors and JSON).
 
-    Any number of processes and machines may share the work: under `torchrun --nproc-per-node N -m zsbir embed ...`, or
-    as jobs of their own with --shard. A stopped command goes on where it was when it is run again. The result is the
-    same however many took part.
+    Any number of processes and machines may share the work: under `torchrun --nproc-per-node N -m zsbir embed ...`, as
+    jobs of their own with --shard, or on a Ray cluster with --engine ray. A stopped command goes on where it was when
+    it is run again. The result is the same however many took part.
+
+    Example: zsbir embed open-clip --photos 's3://bucket/shards/*.tar' -o vectors --engine ray --address auto
 
     Args:
         model: A run folder of `zsbir train`, or its best/ or last/; with --photos also a method or backbone by name.
         out: A folder, common to all processes; it gets gallery (photos) and queries (sketches).
-        photos: A folder of images, searched at any depth, or a text file with a path a line; default: the run's
-            dataset.
+        photos: A folder of images, searched at any depth, a text file with a path a line, or tar files (WebDataset) or
+            Parquet tables, also s3://, gs:// or https://; default: the run's dataset.
         domain: What the images of --photos are.
         part: Which part of the run's dataset; test = the unseen classes.
         shard: Do this share of the work only, such as 3/8.
-        block: Images in a part file.
+        block: Images in a part file, where the source is single files; a tar file or table is a part.
         device: Where to run.
         batch_size: Images a step.
-        workers: Processes that decode images.
+        workers: Threads that decode images.
         threads: Processor threads that compute, in each process; another number can change the last bits.
         cache: A folder for decoded images.
+        engine: Who hands out the parts: this process, or Ray.
+        address: A Ray cluster, such as auto; default: Ray is started on this machine.
+        actors: Processes of Ray that hold the model.
     """
     import os
+    from functools import partial
 
     import torch
 
+    import zsbir
     from zsbir.engine.devices import choose_device
     from zsbir.engine.shards import Parts, Share
     from zsbir.search.model import find_model, fingerprint
@@ -67,6 +79,10 @@ def embed(
         raise ZsbirError("--domain is for the images of --photos: a run's dataset knows its own")
     if photos is not None and part != "test":
         raise ZsbirError("--part is of a run's dataset: leave out --photos")
+    if engine == "ray" and shard is not None:
+        raise ZsbirError("--shard is for jobs without a scheduler: Ray hands out the parts itself")
+    if engine == "local" and (address is not None or actors != 2):
+        raise ZsbirError("--address and --actors are for --engine ray")
     share = Share.here(shard)
     where = choose_device(device)
     if where == "cuda":
@@ -75,38 +91,47 @@ def embed(
     torch.set_num_threads(threads)
     try:
         if photos is None:
-            jobs, method = _run_jobs(Path(model), part)
+            jobs, method = _run_jobs(Path(model), part, block)
         else:
-            jobs, method = [_photo_job(photos, domain)], find_model(model)
-        settings = {"device": where, "batch_size": batch_size, "threads": threads if where == "cpu" else None}
+            jobs, method = [_photo_job(photos, domain, block)], find_model(model)
+        settings = {
+            "device": where, "batch_size": batch_size, "block": block, "threads": threads if where == "cpu" else None,
+        }  # fmt: skip
         known = fingerprint(method)
         options = {"device": where, "batch_size": batch_size, "workers": workers, "cache": cache}
-        parts = [Parts(job, out, known, block, settings) for job in jobs]
-        for some in parts:
-            some.embed(method, share, share.index == 0, **options)
+        parts = [Parts(job, out, known, settings) for job in jobs]
+        if engine == "ray":
+            from zsbir.engine.on_ray import embed_on_ray
+
+            find = partial(find_model if photos is not None else zsbir.load, model)
+            embed_on_ray(
+                parts, find, address=address, actors=actors, threads=threads, progress=True, options=options
+            )  # fmt: skip
+        else:
+            for some in parts:
+                some.embed(method, share, share.index == 0, **options)
         _finish(parts, method, out)
     finally:
         torch.set_num_threads(before)
 
 
-def _photo_job(photos: Path, domain: Literal["photo", "sketch"]) -> Job:
-    from zsbir.data.scan import Skipped, photo_files
+def _photo_job(photos: str, domain: Domain, block: int) -> Job:
+    from zsbir.data.scan import Skipped
     from zsbir.engine.shards import Job
-    from zsbir.types import Paths
+    from zsbir.engine.sources import open_source
 
     left_out: Skipped = []
-    files = Paths(photo_files(photos, left_out))
+    source = open_source(photos, block, left_out)
     for path, reason in left_out:
         print(f"skipped {path}: {reason}")
-    if not len(files):
-        raise ZsbirError(f"there are no images in {photos}")
-    return Job("gallery" if domain == "photo" else "queries", domain, files, files)
+    return Job("gallery" if domain == "photo" else "queries", domain, source)
 
 
-def _run_jobs(run: Path, part: Part) -> tuple[list[Job], Method]:
+def _run_jobs(run: Path, part: Part, block: int) -> tuple[list[Job], Method]:
     import zsbir
     from zsbir.engine.run import read_run
     from zsbir.engine.shards import Job
+    from zsbir.engine.sources import FileSource
     from zsbir.methods.embedding import dataset_meta
     from zsbir.types import Paths
 
@@ -121,7 +146,8 @@ def _run_jobs(run: Path, part: Part) -> tuple[list[Job], Method]:
     for name, domain in sides:
         records = split.of(domain)
         files = Paths(str(records.file(i)) for i in range(len(records)))
-        jobs.append(Job(name, domain, files, records.paths, records.labels, split.classes, dataset, meta))
+        source = FileSource(files, block, records.paths)
+        jobs.append(Job(name, domain, source, records.labels, split.classes, dataset, meta))
     return jobs, zsbir.load(run)
 
 
@@ -130,9 +156,16 @@ def _finish(parts: list[Parts], method: Method, out: Path) -> None:
     left = {some.job.name: len(some.missing()) for some in parts}
     if any(left.values()):
         named = ", ".join(f"{count} of {name}" for name, count in left.items() if count)
-        print(f"blocks not there yet: {named}; whoever ends last merges them. If nobody is at work, run this again.")
+        print(
+            f"parts not there yet: {named}. The process that ends last merges them; if none is at work, run this again"
+        )
         return
     for some in parts:
+        counts = some.finish()
+        if counts["vectors"] > MERGED_AT_MOST:
+            print(f"{counts['vectors']} vectors in {out}/parts, {counts['skipped']} images skipped: too many to merge")
+            print(f"next: zsbir index --from-embeddings {out} -o my.index")
+            continue
         merged = some.merge(method)
         skipped = merged.meta["skipped"]
         for path, reason in skipped[:20]:

@@ -16,6 +16,7 @@ def index(
     store: str | None = None,
     set: tuple[str, ...] = (),
     matcher: str | None = None,
+    from_embeddings: Path | None = None,
     prune: bool = False,
     links: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -36,6 +37,7 @@ def index(
         store: Where vectors are kept: exact (default), faiss, milvus. Of a new index only.
         set: Settings of the store, key=value: kind=hnsw. Of a new index only.
         matcher: Also fit this matcher on all photos, for `zsbir search --matcher`.
+        from_embeddings: What `zsbir embed` wrote, in place of photos; --model is the one that embedded them.
         prune: Remove all photos whose files are away, also many, and those of a folder that is away.
         links: Follow links that lead out of the folder.
         device: Where to run.
@@ -54,7 +56,13 @@ def index(
         MATCHERS.build(matcher)  # a wrong name is refused before the work
     spec = {"name": store or "exact", **assignments(set, "--set")}
     how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": True, "links": links}
-    if (out / "index.json").is_file():
+    if from_embeddings is not None:
+        if photos is not None or prune or links or (out / "index.json").is_file():
+            raise ZsbirError("--from-embeddings makes a new index: leave out the photos, --prune and --links")
+        from zsbir.search.bulk import index_embeddings
+
+        opened = index_embeddings(model, from_embeddings, out, store=spec, device=where, progress=True)
+    elif (out / "index.json").is_file():
         opened = Index.load(out, model, where)
         if (store or set) and STORES.build(spec).spec != opened.record["store"]:
             raise ZsbirError(f"{out} keeps its vectors in {opened.record['store']}: --store and --set are for new ones")

@@ -11,7 +11,9 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
+    from zsbir.data.base import Dataset
     from zsbir.engine.trainer import Trainer
+    from zsbir.methods.base import Method
 
 _PUBLISHED = arg(help_behavior_hint="(default: as published)")
 
@@ -162,6 +164,11 @@ def train(
         trainer = _again(from_, out, workers, data.root)
     elif method is None:
         raise ZsbirError("which method? zsbir train METHOD --dataset NAME --root DIR; `zsbir list` has the names")
+    elif not _trains(method):
+        training = {**_given(recipe), **_given(selection), "masks": masks, **_given(machine)}
+        _refuse(f"{method} is measured, not trained,", training, ("device", "seed"), "so these options have no effect")
+        _measured(method, out, workers, cache, data, model, machine)
+        return
     else:
         trainer = _fresh(method, out, workers, data, model, recipe, {**_given(selection), **_given(machine)})
     if masks is not None:
@@ -181,11 +188,16 @@ def _given(group: Any) -> dict[str, Any]:
     return {item.name: value for item, value in values if value != item.default}
 
 
-def _refuse(mode: str, given: dict[str, Any], but: tuple[str, ...]) -> None:
+def _refuse(
+    mode: str,
+    given: dict[str, Any],
+    but: tuple[str, ...],
+    why: str = "takes its settings from the run, so it cannot change them",
+) -> None:
     dropped = [name for name, value in given.items() if value is not None and name not in but]
     if dropped:
         named = ", ".join("METHOD" if name == "method" else f"--{name.replace('_', '-')}" for name in dropped)
-        raise ZsbirError(f"{mode} takes its settings from the run, so it cannot change them: leave out {named}")
+        raise ZsbirError(f"{mode} {why}: leave out {named}")
 
 
 def _fresh(
@@ -197,31 +209,67 @@ def _fresh(
     recipe: RecipeOptions,
     settings: dict[str, Any],
 ) -> Trainer:
-    import torch
-
-    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, joined
-    from zsbir.engine.run import recipe_from, refuse_taken
+    from zsbir.cli._options import assignments, joined
+    from zsbir.engine.run import recipe_from
     from zsbir.engine.speed import Speed
     from zsbir.engine.trainer import Trainer
 
-    name = data.dataset or "openmoji"
-    folder = out or free_folder(Path("runs"), f"{method}-{name}")
-    refuse_taken(folder)
     if "speed" in settings:
         words = settings["speed"]
         settings["speed"] = Speed.auto() if words == ("auto",) else Speed(**assignments(words, "--speed"))
     if workers is not None:
         settings["workers"] = workers
+    folder, dataset, built = _built(method, out, data, model, settings.get("seed", 0))
+    named = {k: v for k, v in _given(recipe).items() if k != "recipe"}
+    changed = joined(named, assignments(recipe.recipe, "--recipe"), "--recipe")
+    return Trainer(built, dataset, recipe=recipe_from(changed, built.recipe), out=folder, **settings)
+
+
+def _built(
+    method: str, out: Path | None, data: DataOptions, model: ModelOptions, seed: int
+) -> tuple[Path, Dataset, Method]:
+    """Return the run folder, the dataset and the method of a new run."""
+    import torch
+
+    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder
+    from zsbir.engine.run import refuse_taken
+
+    name = data.dataset or "openmoji"
+    folder = out or free_folder(Path("runs"), f"{method}-{name}")
+    refuse_taken(folder)
     more = assignments(data.set_data, "--set-data")
     dataset = build_dataset(name, data.root, data.unseen, data.validation, data.split, more)
     parts = assignments(model.set, "--set")
     if model.backbone is not None:
         parts["backbone"] = {"name": model.backbone, **parts["backbone"]} if "backbone" in parts else model.backbone
-    torch.manual_seed(settings.get("seed", 0))
-    built = build_method(method, dataset.train.classes, not model.no_pretrained, model.weights, parts)
-    named = {k: v for k, v in _given(recipe).items() if k != "recipe"}
-    changed = joined(named, assignments(recipe.recipe, "--recipe"), "--recipe")
-    return Trainer(built, dataset, recipe=recipe_from(changed, built.recipe), out=folder, **settings)
+    torch.manual_seed(seed)
+    return folder, dataset, build_method(method, dataset.train.classes, not model.no_pretrained, model.weights, parts)
+
+
+def _trains(method: str) -> bool:
+    from zsbir.methods import METHODS
+
+    return bool(getattr(METHODS.get(method), "trains", True))
+
+
+def _measured(
+    method: str,
+    out: Path | None,
+    workers: int | None,
+    cache: Path | None,
+    data: DataOptions,
+    model: ModelOptions,
+    machine: MachineOptions,
+) -> None:
+    from zsbir.engine.measuring import measure
+
+    seed = machine.seed or 0
+    folder, dataset, built = _built(method, out, data, model, seed)
+    measure(
+        built, dataset, out=folder, device=machine.device or "auto", seed=seed,
+        workers=2 if workers is None else workers, cache=cache,
+    )  # fmt: skip
+    print(f"done: {folder}\nnext: zsbir evaluate {folder}")
 
 
 def _again(run: Path, out: Path | None, workers: int | None, root: Path | None) -> Trainer:

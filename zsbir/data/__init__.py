@@ -9,5 +9,5 @@ from zsbir.registry import Registry
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
 
-DATASETS: Registry[Dataset] = Registry("dataset", __name__, "zsbir.data.base:Dataset")
+DATASETS: Registry[Dataset] = Registry("dataset", f"{__name__}.datasets", "zsbir.data.base:Dataset")
 """All datasets by name."""

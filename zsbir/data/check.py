@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from zsbir.data.base import CHANGED, Dataset
 from zsbir.data.content import MISSING, fingerprints, in_chunks, record_bytes, sizes, undecodable
-from zsbir.data.published import Reading, published
+from zsbir.data.datasets.published import Reading, published
 from zsbir.data.scan import Skipped, describe_skipped
 from zsbir.types import Paths, Records, Split
 

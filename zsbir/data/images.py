@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -47,12 +49,29 @@ def load_image(path: str | Path) -> Image.Image:
 
         return load_drawing(name)
     try:
-        with open_regular(name) as file, Image.open(file, formats=decoders()) as image:
-            return upright(image)
+        with open_regular(name) as file:
+            return _decode(file, name)
     except FileNotFoundError:
         raise ZsbirError(f"there is no image file {name}") from None
+    except OSError as error:
+        raise ZsbirError(f"cannot decode the image {name}: {error}") from None
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode the bytes of an image file, as `load_image` does a file; drawings are not taken.
+
+    Raises:
+        ZsbirError: As `load_image`.
+    """
+    return _decode(io.BytesIO(data), f"of {len(data)} bytes")
+
+
+def _decode(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        with Image.open(file, formats=decoders()) as image:
+            return upright(image)
     except UnidentifiedImageError:
-        why = "it is in none of the formats that are read" if Path(name).stat().st_size else "the file is empty"
+        why = "it is in none of the formats that are read" if file.seek(0, io.SEEK_END) else "the file is empty"
         raise ZsbirError(f"cannot decode the image {name}: {why}") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         # What Pillow's decoders raise on damaged files: there is no common class.

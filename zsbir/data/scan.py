@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zsbir.data.formats import kind_of
+from zsbir.data.formats import kind_of, split_record
 from zsbir.errors import ZsbirError
 from zsbir.types import Paths, Records
 
@@ -78,7 +78,7 @@ def scan_classes(root: Path, folder: str) -> Found:
             found.classes[entry.name] = _scan_folder(root, relative, found.skipped)
         elif kind_of(entry.name) == "ndjson" and _usable(entry, found.skipped):
             name = entry.name.rpartition(".")[0].removeprefix("full_simplified_")
-            found.classes[name] = Paths(_members(root, relative))
+            found.classes[name] = Paths(records_in(root, relative))
         elif kind_of(entry.name) != "ndjson":
             found.skipped.append((entry.path, NO_IMAGE))
     return found
@@ -93,12 +93,12 @@ def _scan_folder(root: Path, folder: str, skipped: Skipped) -> Paths:
                 skipped.append((entry.path, NO_IMAGE))
         elif _usable(entry, skipped):
             names.append(entry.name)
-    return Paths(path for name in names for path in _members(root, f"{folder}/{name}"))
+    return Paths(path for name in names for path in records_in(root, f"{folder}/{name}"))
 
 
-def _members(root: Path, path: str) -> Iterator[str]:
-    """Yield the records of a file: itself, or one for each drawing of a QuickDraw file."""
-    if kind_of(path) != "ndjson":
+def records_in(root: Path, path: str) -> Iterator[str]:
+    """Yield the records of a file relative to `root`: itself, or one for each drawing of a QuickDraw file."""
+    if kind_of(path) != "ndjson" or split_record(path)[1] is not None:
         yield path
         return
     from zsbir.data.strokes import count_drawings

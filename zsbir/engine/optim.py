@@ -34,7 +34,8 @@ def make_optimizer(method: Method, recipe: Recipe, fused: bool = False) -> Optim
         groups = _by_layer(groups, layer_rates(method, recipe.layer_decay), recipe.lr)
     groups = [{**group, "initial_lr": group.get("lr", recipe.lr)} for group in groups if group["params"]]
     if not groups:
-        raise ZsbirError(f"{type(method).__name__} has no trainable parameters, so there is nothing to train")
+        what = "so there is nothing to train" if method.trains else "it is measured: call its fit(dataset) instead"
+        raise ZsbirError(f"{type(method).__name__} has no trainable parameters, {what}")
     options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9, **options)

@@ -1,9 +1,10 @@
-"""Embedding at scale: a list of images in blocks of fixed size, shared by any number of processes and machines.
+"""Embedding at scale: images in shards, shared by any number of processes and machines.
 
-Block ``i`` is done by process ``i % count``, and written as two files under ``OUT/parts/NAME``: the vectors, and then
-a JSON file that says the block is whole. Processes need nothing but the common folder: no process waits for another,
-a block that is there is not done again, and whoever ends last puts the blocks together. Blocks and batches are the same
-whoever computes them, so the result is the same bit for bit, as long as the processors are of one kind.
+A shard of the source becomes two files under ``OUT/parts/NAME``: the vectors, and then a JSON file with the images' ids
+that says the shard is whole. Who works on it, and in which order, is a scheduler's matter (this process, ``torchrun``,
+jobs with ``--shard``, Ray): none shares state but these files, a shard that is there is not done again, and so any of
+them may be killed at any moment and started again. Shards and batches are the same whoever computes them, so the result
+is the same bit for bit, as long as the processors are of one kind.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from zsbir.data.base import Dataset
+from zsbir.engine.sources import Source
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.embeddings import save_embeddings
 from zsbir.files import read_json, unique, write_whole
@@ -31,7 +33,11 @@ from zsbir.methods.base import Method
 from zsbir.methods.embedding import embed, model_meta
 from zsbir.types import Domain, Embeddings, Labels, Paths
 
-SCHEMA = "zsbir-parts-1"
+SCHEMA = "zsbir-parts-2"
+MANIFEST = "manifest.json"
+
+_AT_ONCE = 1024
+"""Images of a shard that are held encoded at a time: a shard may be a large tar file."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Job:
-    """A list of images to embed.
+    """Images to embed.
 
     Attributes:
         name: Of the result's files: ``"gallery"`` or ``"queries"``.
         domain: What the images are.
-        files: Their full paths.
-        paths: Their names in the result, (n,).
-        labels: (n,) int64 positions in `classes`, or None.
+        source: Where they come from.
+        labels: (n,) int64 positions in `classes` of a source of files, or None.
         classes: The class names.
         dataset: Opens the files; None: plain image files.
         meta: What the result says of its source.
@@ -85,44 +90,59 @@ class Job:
 
     name: str
     domain: Domain
-    files: Paths
-    paths: Paths
+    source: Source
     labels: Labels | None = None
     classes: tuple[str, ...] = ()
     dataset: Dataset | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Return the SHA-256 of the names and labels: what two processes must agree on."""
-        found = hashlib.sha256("\0".join(self.paths).encode("utf-8", "surrogateescape"))
+        """Return the SHA-256 of the shards' names and the labels: what two processes must agree on."""
+        found = hashlib.sha256("\0".join(self.source.shards).encode("utf-8", "surrogateescape"))
         found.update(b"" if self.labels is None else np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
         return found.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What became of a shard.
+
+    Attributes:
+        vectors: (n, D) float32.
+        rows: (n,) int64, the images' places in the shard.
+        ids: Their names.
+        skipped: Names of the images that could not be read, each with the reason.
+        images: How many the shard has.
+    """
+
+    vectors: torch.Tensor
+    rows: torch.Tensor
+    ids: list[str]
+    skipped: list[tuple[str, str]]
+    images: int
+
+
 class Parts:
-    """The blocks of a job in a folder.
+    """The parts of a job in a folder.
 
     Args:
         job: What is embedded.
         out: The folder that all processes share.
         model: The model's fingerprint.
-        block: Images a block.
         settings: What else decides the vectors' last bits, such as the batch size.
 
     Raises:
         ZsbirError: If the folder holds something else, parts of another job, or cannot be written.
     """
 
-    def __init__(self, job: Job, out: Path, model: str, block: int, settings: Mapping[str, Any]) -> None:
-        if block < 1:
-            raise ZsbirError(f"--block {block}: a block has at least one image")
-        self.job, self.out, self.block = job, out, block
+    def __init__(self, job: Job, out: Path, model: str, settings: Mapping[str, Any]) -> None:
+        self.job, self.out, self.model = job, out, model
         self.folder = out / "parts" / job.name
         if out.is_file() or (out.is_dir() and not (out / "parts").is_dir() and any(out.iterdir())):
             raise ZsbirError(f"{out} exists and holds no embeddings to go on with: choose another folder with --out")
         about = {
-            "schema": SCHEMA, "images": len(job.files), "list": job.digest(), "domain": job.domain, "model": model,
-            "block": block, **settings,
+            "schema": SCHEMA, "model": model, "domain": job.domain, **settings,
+            "shards": len(job.source.shards), "list": job.digest(),
         }  # fmt: skip
         file = self.folder / "job.json"
         if not file.is_file():
@@ -136,72 +156,118 @@ class Parts:
                 )
 
     def __len__(self) -> int:
-        return -(-len(self.job.files) // self.block)
+        return len(self.job.source.shards)
 
     def missing(self) -> list[int]:
-        """Return the blocks that are not there yet."""
+        """Return the shards that are not there yet."""
         there = {file.stem for file in self.folder.glob("[0-9]*.json")}
         return [number for number in range(len(self)) if f"{number:06d}" not in there]
 
     def embed(self, method: Method, share: Share, progress: bool = False, **options: Any) -> int:
-        """Do the missing blocks of one process; returns how many. `options` as for `zsbir.methods.embedding.apply`."""
+        """Do the missing shards of one process; return how many. `options` as for `zsbir.methods.embedding.apply`."""
         mine = [number for number in self.missing() if number % share.count == share.index]
-        images = sum(len(self._rows(number)) for number in mine)
-        with tqdm(total=images, desc=f"embedding {self.job.name}", unit="img", disable=not progress) as bar:
-            for number in mine:
-                self._embed_block(method, number, options)
-                bar.update(len(self._rows(number)))
+        for number in tqdm(mine, desc=f"embedding {self.job.name}", unit="shard", disable=not progress):
+            self.embed_shard(method, number, **options)
         return len(mine)
 
-    def _rows(self, number: int) -> range:
-        return range(number * self.block, min((number + 1) * self.block, len(self.job.files)))
-
-    def _embed_block(self, method: Method, number: int, options: Mapping[str, Any]) -> None:
-        rows = self._rows(number)
-        broken: dict[int, str] = {}
-        found = embed(
-            method, self.job.files[rows.start : rows.stop], self.job.domain, dataset=self.job.dataset,
-            skip=broken.__setitem__, **options,
-        )  # fmt: skip
-        kept = [row for place, row in enumerate(rows) if place not in broken]
-        tensors = {"vectors": found.vectors, "rows": torch.tensor(kept, dtype=torch.int64)}
-        skipped = [[self.job.paths[rows[place]], reason] for place, reason in sorted(broken.items())]
+    def embed_shard(self, method: Method, number: int, **options: Any) -> int:
+        """Embed one shard and write its part; return how many images it has."""
+        held: list[Embeddings] = []
+        rows: list[int] = []
+        ids: list[str] = []
+        skipped: list[tuple[str, str]] = []
+        count = 0
+        for items in _batched(self.job.source.read(number), _AT_ONCE):
+            broken: dict[int, str] = {}
+            images = [data for _, data in items]
+            more = {"dataset": self.job.dataset, "skip": broken.__setitem__, **options}
+            held.append(embed(method, images, self.job.domain, **more))
+            rows += [count + place for place in range(len(items)) if place not in broken]
+            ids += [name for place, (name, _) in enumerate(items) if place not in broken]
+            skipped += [(items[place][0], reason) for place, reason in sorted(broken.items())]
+            count += len(items)
+        vectors = torch.cat([part.vectors for part in held if len(part)] or [torch.zeros(0, 1)])
+        tensors = {"vectors": vectors, "rows": torch.tensor(rows, dtype=torch.int64)}
         stem = self.folder / f"{number:06d}"
+        text = json.dumps({"images": count, "ids": ids, "skipped": skipped}, ensure_ascii=False)
         write_whole(stem.with_suffix(".safetensors"), lambda part: save_file(tensors, part))
-        text = json.dumps({"first": rows.start, "images": len(rows), "skipped": skipped}, ensure_ascii=False)
-        write_whole(stem.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
+        write_whole(stem.with_suffix(".json"), lambda part: part.write_bytes(text.encode("utf-8", "surrogateescape")))
+        return count
+
+    def finish(self) -> dict[str, Any]:
+        """Write ``OUT/manifest.json``, once all shards are there, and return it: counts, and the parts in order."""
+        entry: dict[str, Any] = {"domain": self.job.domain, "images": 0, "vectors": 0, "skipped": 0, "parts": []}
+        for number in range(len(self)):
+            file = self.folder / f"{number:06d}.json"
+            about = read_json(file)
+            entry["images"] += about["images"]
+            entry["vectors"] += len(about["ids"])
+            entry["skipped"] += len(about["skipped"])
+            entry["parts"].append(file.relative_to(self.out).with_suffix("").as_posix())
+        file = self.out / MANIFEST
+        known = read_json(file)["jobs"] if file.is_file() else {}
+        manifest = {"schema": SCHEMA, "model": self.model, "jobs": {**known, self.job.name: entry}}
+        write_whole(file, lambda part: part.write_text(json.dumps(manifest, indent=1)))
+        return entry
 
     def merge(self, method: Method) -> Embeddings:
-        """Put the blocks together into ``OUT/NAME.safetensors`` and ``OUT/NAME.json``.
+        """Put the parts together into ``OUT/NAME.safetensors`` and ``OUT/NAME.json``.
 
         Several processes may do it at once: all write the same.
 
         Raises:
-            ZsbirError: If a block is damaged.
+            ZsbirError: If a part is damaged, or no image could be read.
         """
-        vectors: list[Tensor] = []
-        rows: list[Tensor] = []
-        skipped: list[list[str]] = []
-        for number in range(len(self)):
-            stem = self.folder / f"{number:06d}"
-            try:
-                part = load_file(stem.with_suffix(".safetensors"))
-            except (OSError, SafetensorError) as error:
-                raise ZsbirError(f"{stem}.safetensors is damaged ({error}): delete {stem}.json and run again") from None
-            skipped += read_json(stem.with_suffix(".json"))["skipped"]
-            if len(part["rows"]):  # a block with nothing to read does not know the width
-                vectors.append(part["vectors"])
-                rows.append(part["rows"])
-        if not vectors:
-            raise ZsbirError(f"none of the {len(self.job.files)} images can be read; the first: {skipped[0][1]}")
-        kept = torch.cat(rows).numpy()
+        found = [read_part(self.folder / f"{number:06d}") for number in range(len(self))]
+        skipped = [reason for part in found for reason in part.skipped]
+        whole = [part for part in found if len(part.rows)]  # a part with nothing read does not know the width
+        if not whole:
+            raise ZsbirError(f"none of the {len(skipped)} images can be read; the first: {skipped[0][1]}")
+        firsts = np.cumsum([0] + [part.images for part in found])
+        kept = np.concatenate([first + part.rows.numpy() for first, part in zip(firsts, found, strict=False)])
         labels = np.full(len(kept), -1, dtype=np.int64) if self.job.labels is None else self.job.labels[kept]
-        meta = {**model_meta(method), **self.job.meta, "skipped": skipped}
         merged = Embeddings(
-            torch.cat(vectors), labels, self.job.classes, self.job.paths.take(kept), self.job.domain, meta=meta
-        )
+            torch.cat([part.vectors for part in whole]), labels, self.job.classes,
+            Paths(name for part in whole for name in part.ids), self.job.domain,
+            meta={**model_meta(method), **self.job.meta, "skipped": skipped},
+        )  # fmt: skip
         name = self.out / self.job.name
         draft = save_embeddings(merged, self.out / f".{unique(self.job.name)}.draft")
         draft.replace(name.with_suffix(".safetensors"))
         draft.with_suffix(".json").replace(name.with_suffix(".json"))
         return merged
+
+
+def read_part(stem: Path) -> Part:
+    """Read a part by its path without ending.
+
+    Raises:
+        ZsbirError: If it is missing or damaged; what to do is said.
+    """
+    try:
+        tensors = load_file(stem.with_suffix(".safetensors"))
+        about = read_json(stem.with_suffix(".json"))
+        return Part(tensors["vectors"], tensors["rows"], about["ids"], about["skipped"], about["images"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ZsbirError(f"{stem}.safetensors is damaged ({error}): delete {stem}.json and run again") from None
+
+
+def read_parts(out: Path) -> tuple[str, Iterator[Part]]:
+    """Return the model's fingerprint and the parts of the photos that `zsbir embed` left in a folder.
+
+    Raises:
+        ZsbirError: If there is no manifest (embedding has not ended), or no photos in it.
+    """
+    if not (out / MANIFEST).is_file():
+        raise ZsbirError(f"{out} holds no {MANIFEST}: it is written when `zsbir embed` has done all shards")
+    manifest = read_json(out / MANIFEST)
+    job = manifest.get("jobs", {}).get("gallery")
+    if job is None:
+        raise ZsbirError(f"{out} holds no embeddings of photos: an index is made of those")
+    return str(manifest["model"]), (read_part(out / name) for name in job["parts"])
+
+
+def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of `size` items, the last one shorter."""
+    while some := list(islice(items, size)):
+        yield some

@@ -6,10 +6,10 @@ Each shard is read from its beginning by one process, so tar files and tables ne
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +17,9 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from zsbir.data.formats import kind_of
+from zsbir.data.scan import Skipped, photo_files
 from zsbir.errors import ZsbirError
+from zsbir.types import Paths
 
 Item = tuple[str, str | bytes]
 """The id of an image, and its local path or its encoded bytes."""
@@ -46,18 +48,22 @@ class Source(ABC):
         """
 
 
-def open_source(where: str | Path, block: int = 2048) -> Source:
+def open_source(where: str | Path, block: int = 2048, left_out: Skipped | None = None) -> Source:
     """Open images by address.
 
-    Args: where: A folder (searched at any depth), a text file with an address a line, or tar files or Parquet tables:
-        one,
-            a folder of them, or a pattern with ``*``. Local, or with a protocol of fsspec: ``s3://bucket/photos/``.
+    Args:
+        where: A folder (searched at any depth), a text file with an address a line, or tar files or Parquet tables:
+            one, a folder of them, or a pattern with ``*``. Local, or with a protocol of fsspec:
+            ``s3://bucket/photos/``.
         block: Images a shard, where the source is single files.
+        left_out: Gets the files of a local folder that cannot be images, each with the reason.
 
     Raises:
         ZsbirError: If there is nothing there, or the protocol needs a package that is not installed.
     """
     where = str(where)
+    if block < 1:
+        raise ZsbirError(f"--block {block}: a block has at least one image")
     fs, path = _file_system(where)
     found = _files(fs, path, where)
     kinds = {_kind(name) for name in found}
@@ -68,42 +74,44 @@ def open_source(where: str | Path, block: int = 2048) -> Source:
             raise ZsbirError(f"{where} holds {kind} files and others: give one kind, for instance '{where}/*.{kind}'")
     if kinds == {"list"} and len(found) == 1:
         with fs.open(found[0], "rt", encoding="utf-8", errors="surrogateescape") as lines:
-            return FileSource([line.strip() for line in lines if line.strip()], block)
-    images = [fs.unstrip_protocol(name) if _remote(fs) else name for name in found if _kind(name) == "image"]
-    if not images:
-        raise ZsbirError(f"{where} holds no image, no .tar and no .parquet file")
+            addresses = [line.strip() for line in lines if line.strip()]
+        if _remote(fs) or any("://" in address for address in addresses):
+            return FileSource(Paths(addresses), block)
+    if _remote(fs) or fsspec.core.has_magic(path):
+        images = Paths(fs.unstrip_protocol(name) if _remote(fs) else name for name in found if _kind(name) == "image")
+    else:
+        images = Paths(photo_files(where, left_out))
+    if not len(images):
+        raise ZsbirError(f"there are no images in {where}")
     return FileSource(images, block)
 
 
-@dataclass(frozen=True)
 class FileSource(Source):
     """Single files, `block` a shard, in the order of the list.
 
-    Attributes:
+    Args:
         files: Local paths, or addresses with a protocol.
         block: Files a shard.
+        names: The ids of the images; None: `files`.
     """
 
-    files: Sequence[str]
-    block: int
-
-    @property
-    def shards(self) -> Sequence[str]:  # type: ignore[override]
-        """Return the shards' names: the first file of each and how many there are."""
-        starts = range(0, len(self.files), self.block)
-        return [f"{self.files[at]}+{min(self.block, len(self.files) - at)}" for at in starts]
+    def __init__(self, files: Paths, block: int, names: Paths | None = None) -> None:
+        self.files, self.block, self.names = files, block, files if names is None else names
+        digest = hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()
+        self.shards = [f"{digest}@{start}" for start in range(0, len(files), block)]
 
     def read(self, shard: int) -> Iterator[Item]:
         """See `Source.read`."""
-        for file in self.files[shard * self.block : (shard + 1) * self.block]:
+        rows = range(shard * self.block, min((shard + 1) * self.block, len(self.files)))
+        for name, file in zip(self.names.take(rows), self.files.take(rows), strict=True):
             if "://" not in file:
-                yield file, file
+                yield name, file
                 continue
             fs, path = _file_system(file)
             try:
-                yield file, fs.cat_file(path)
+                yield name, fs.cat_file(path)
             except OSError:
-                yield file, b""  # the decoder says that it is empty, and the job goes on
+                yield name, b""  # the decoder says that it is empty, and the job goes on
 
 
 class TarSource(Source):

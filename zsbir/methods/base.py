@@ -12,6 +12,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from zsbir.arguments import Count, Natural, NonNegative, Positive, Proportion, Range, checked
+from zsbir.data.base import Dataset
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.methods import embedding, saving
@@ -90,6 +91,7 @@ class Method(nn.Module, ModelHubMixin):
         preprocess: How an image becomes what the method sees. It is saved with the weights.
         recipe: The published training settings.
         matcher: Spec of the matcher the paper uses at test time.
+        trains: False for a method without gradient: `fit` alone makes it ready.
         has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
             must then look for them.
         select_from: The first epoch, from 0, whose checkpoint ``select_on="accuracy"`` may choose.
@@ -103,6 +105,7 @@ class Method(nn.Module, ModelHubMixin):
     preprocess: Preprocess
     recipe: Recipe = Recipe()
     matcher: str | Mapping[str, Any] = "cosine"
+    trains: bool = True
     has_unused_parameters: bool = False
     select_from: int = 0
     embeds_with: tuple[str, ...] = ()
@@ -172,6 +175,15 @@ class Method(nn.Module, ModelHubMixin):
     def classify(self, images: Tensor) -> Tensor:
         """Return (B, C) logits over the training classes, for ``select_on="accuracy"``; not every method can."""
         raise ZsbirError(f"{type(self).__name__} has no classifier")
+
+    def fit(self, dataset: Dataset, *, seed: int = 0, **options: Any) -> None:
+        """Measure what is learned from seen classes without gradient; most methods have nothing of that kind.
+
+        Args:
+            dataset: Its training part is read.
+            seed: Of the order, where it matters.
+            **options: As for `zsbir.methods.embedding.apply`: device, batch_size, workers, progress, cache.
+        """
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Set schedules at the start of an epoch, counted from 0. `epoch` is all it may depend on (exact resume)."""

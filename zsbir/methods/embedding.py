@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from zsbir.data.base import Dataset
 from zsbir.data.batches import to_unit
+from zsbir.data.images import decode_image
 from zsbir.data.loading import ImageSource, planes
 from zsbir.data.preprocess import as_image
 from zsbir.errors import ZsbirError
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Images = Records | str | Path | Image.Image | npt.NDArray[Any] | Tensor | Iterable[Any]
-"""Records of a dataset; or an image, or several: paths, PIL images, (H, W, 3) uint8 arrays, or (3, H, W) tensors, uint8
-or float in [0, 1]."""
+"""Records of a dataset; or an image, or several: paths, bytes of an image file, PIL images, (H, W, 3) uint8 arrays, or
+(3, H, W) tensors, uint8 or float in [0, 1]."""
 Skip = Callable[[int, str], None]
 
 _AHEAD = 2
@@ -150,12 +151,15 @@ def apply(
         try:
             if isinstance(item, (str, Path)):
                 return source.tensor(str(item), domain)
-            return planes(method.preprocess.pixels(as_image(item), domain))
+            image = decode_image(item) if isinstance(item, bytes) else as_image(item)
+            return planes(method.preprocess.pixels(image, domain))
         except (ZsbirError, MemoryError) as error:
             return str(error) or f"{item} does not fit into memory"
 
     was_training = method.training
-    method.to(where).eval()
+    method.to(where)
+    if was_training:
+        method.eval()
     name = "sketches" if domain == "sketch" else "photos"
     try:
         silent = not (progress and items)
@@ -174,7 +178,8 @@ def apply(
                     yield rows, result
                 bar.update(len(batch))
     finally:
-        method.train(was_training)
+        if was_training:
+            method.train()
 
 
 def model_meta(method: Method) -> dict[str, Any]:
@@ -258,7 +263,7 @@ def _ahead(read: Callable[[int], T], count: int, batch_size: int, workers: int) 
 def _items(images: Images) -> Sequence[Any]:
     if isinstance(images, Records):
         return [str(images.file(row)) for row in range(len(images))]
-    if isinstance(images, (str, Path, Image.Image)):
+    if isinstance(images, (str, bytes, Path, Image.Image)):
         return [images]
     if isinstance(images, (np.ndarray, Tensor)):
         return list(images) if images.ndim == 4 else [images]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -101,30 +102,36 @@ class Index:
         Raises:
             ZsbirError: If `out` exists, there are no photos that can be read, or the model's weights are not there.
         """
+        if next(iter(photo_files(photos)), None) is None:
+            raise ZsbirError(f"{photos} holds no image file")
+        index = cls.new(model, out, store, device, progress)
+        index.update(photos, batch_size=batch_size, workers=workers, progress=progress, links=links)
+        if not len(index):
+            (_, reason), *_ = index.skipped()
+            index.close()
+            shutil.rmtree(index.folder, ignore_errors=True)
+            raise ZsbirError(f"none of the image files of {photos} can be decoded; the first: {reason}")
+        return index
+
+    @classmethod
+    def new(
+        cls, model: Method | str | Path | None, out: str | Path | None, store: str | Mapping[str, Any], device: str,
+        progress: bool,
+    ) -> Index:  # fmt: skip
+        """Return an empty index with a copy of the model; arguments as for `build`."""
         temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="zsbir-index-")
         folder = Path(temporary.name) / "index" if temporary else Path(str(out))
         if (folder / RECORD).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
             what = "is an index: load it to add photos" if (folder / RECORD).exists() else "exists and is no index"
             raise ZsbirError(f"{folder} {what}; or give another name")
-        first = next(iter(photo_files(photos)), None)
-        if first is None:
-            raise ZsbirError(f"{photos} holds no image file")
-        method = (
-            model if isinstance(model, Method) else find_model(model, device, print if progress else lambda line: None)
-        )
-        embedder = Embedder(method, device)
+        say = print if progress else lambda line: None
+        embedder = Embedder(model if isinstance(model, Method) else find_model(model, device, say), device)
         record = describe(embedder, STORES.build(store))
         with replaced(folder) as new:
-            save(method, new / "model")
+            save(embedder.method, new / "model")
             write_json(new / RECORD, record)
         index = cls(folder, record, embedder)
         index._temporary = temporary
-        index.update(photos, batch_size=batch_size, workers=workers, progress=progress, links=links)
-        if not len(index):
-            (_, reason), *_ = index.skipped()
-            index.close()
-            shutil.rmtree(folder, ignore_errors=True)
-            raise ZsbirError(f"none of the image files of {photos} can be decoded; the first: {reason}")
         return index
 
     @classmethod
@@ -216,6 +223,14 @@ class Index:
             self._apply(changes, "", batch_size, workers, False)
         return changes
 
+    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[tuple[str, str]]]]) -> None:
+        """Add photos that are embedded already: entries, their (n, D) unit vectors, and skipped files with reasons."""
+        with self._writing():
+            for entries, vectors, skipped in parts:
+                self._insert(entries, vectors, [(path, reason, "") for path, reason in skipped])
+            with self._lock.writing():
+                self.store.finish()
+
     def remove(self, photos: Iterable[str | Path]) -> int:
         """Remove photos by path; returns how many were in the index."""
         names = [photos] if isinstance(photos, (str, Path)) else photos
@@ -236,6 +251,7 @@ class Index:
         mix: float = 0.5,
         matcher: str | Mapping[str, Any] | Matcher | None = None,
         candidates: int = 1000,
+        folder: str | Path | None = None,
     ) -> list[Hit]:
         """Find photos.
 
@@ -246,11 +262,12 @@ class Index:
             mix: Weight of the text, in [0, 1], where both are given.
             matcher: Name, mapping or instance; None: cosine.
             candidates: How many photos the other matchers look at: the nearest by cosine.
+            folder: Only photos below it.
 
         Raises:
             ZsbirError: If neither a sketch nor a text is given, or one cannot be used.
         """
-        return self.nearest(self.vector(query, text, mix), k, matcher, candidates)
+        return self.nearest(self.vector(query, text, mix), k, matcher, candidates, folder)
 
     def search_many(self, queries: Sequence[Query], k: int = 10, **options: Any) -> list[list[Hit]]:
         """Find photos for several sketches; `options` as for `search`."""
@@ -276,23 +293,33 @@ class Index:
         k: int = 10,
         matcher: str | Mapping[str, Any] | Matcher | None = None,
         candidates: int = 1000,
+        folder: str | Path | None = None,
     ) -> list[Hit]:
-        """Find the photos nearest to a (D,) unit vector; arguments as for `search`."""
+        """Find the photos nearest to a (D,) unit vector, all or those below a folder; the rest as for `search`."""
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ZsbirError(f"k={k!r} must be a whole number, at least 1")
-        with self._lock.reading():
-            scores, ids = self._matching.search(vector[None], k, matcher, candidates)
-            paths = [self.catalog.path(number) for number in ids.tolist()]
-        found = zip(paths, scores.tolist(), ids.tolist(), strict=True)
-        return [Hit(path, score, number) for path, score, number in found if path is not None]
+        under = None if folder is None else str(Path(folder).absolute()).rstrip(os.sep) + os.sep
+        wanted, total = k, len(self)
+        while True:
+            with self._lock.reading():
+                scores, ids = self._matching.search(vector[None], wanted, matcher, candidates)
+                paths = [self.catalog.path(number) for number in ids.tolist()]
+            hits = [
+                Hit(path, score, number)
+                for path, score, number in zip(paths, scores.tolist(), ids.tolist(), strict=True)
+                if path is not None and (under is None or path.startswith(under))
+            ]
+            if under is None or len(hits) >= k or wanted >= total:
+                return hits[:k]
+            wanted = min(4 * wanted, total)
 
-    def like(self, photo: int, k: int = 10) -> list[Hit]:
+    def like(self, photo: int, k: int = 10, folder: str | Path | None = None) -> list[Hit]:
         """Find photos like one of the index, given by its id; that one itself is left out."""
         if self.catalog.path(photo) is None:
             raise ZsbirError(f"there is no photo {photo} in the index")
         with self._lock.reading():
             vector = self.store.vectors(np.array([photo], dtype=np.int64))[0]
-        return [hit for hit in self.nearest(vector, k + 1) if hit.id != photo][:k]
+        return [hit for hit in self.nearest(vector, k + 1, folder=folder) if hit.id != photo][:k]
 
     def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
         """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""

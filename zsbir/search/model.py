@@ -167,7 +167,7 @@ class TextTower:
 def _clip_of(spec: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the open-clip backbone's spec of a model that keeps its space, that is, one without training."""
     backbone = spec.get("backbone")
-    if spec["name"] != "frozen" or spec.get("center"):
+    if spec["name"] != "frozen" or any(spec.get(key) for key in ("center", "scale", "remove", "sketch_norms")):
         return None
     given = {"name": backbone} if isinstance(backbone, str) else dict(backbone or {})
     return given if given.get("name") == "open-clip" else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
-from PIL import Image, ImageOps
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -63,7 +63,9 @@ class Site:
     async def home(self, request: Request) -> Response:
         """The page."""
         text = "true" if self.index.embedder.reads_text else "false"
-        return HTMLResponse(self.page.replace('data-text=""', f'data-text="{text}"'))
+        originals = "true" if self.settings.originals else "false"
+        page = self.page.replace('data-text=""', f'data-text="{text}"')
+        return HTMLResponse(page.replace('data-originals=""', f'data-originals="{originals}"'))
 
     async def search(self, request: Request) -> Response:
         """Photos for a drawing, strokes, a text or another photo."""
@@ -86,6 +88,10 @@ class Site:
         side = 1024 if request.query_params.get("size") == "large" else 256
         data = await self._working(partial(self._thumbnail, number, path, side))
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+    async def folders(self, request: Request) -> Response:
+        """The folders that a search can be limited to."""
+        return JSONResponse({"folders": sorted(await self._working(self._folders))})
 
     async def health(self, request: Request) -> Response:
         """Whether the server works."""
@@ -112,23 +118,44 @@ class Site:
             self._waiting -= 1
 
     def _find(self, asked: Wanted) -> list[Hit]:
+        folder = None if asked.folder is None else self._folders().get(asked.folder)
+        if asked.folder is not None and folder is None:
+            raise RefusedError("there is no such folder in the index", 422)
         if asked.like is not None:
-            return self.index.like(asked.like, asked.k)
+            return self.index.like(asked.like, asked.k, folder=folder)
         vector = self.index.vector(asked.image, asked.text, asked.mix)
-        return self.index.nearest(vector, asked.k)
+        return self.index.nearest(vector, asked.k, folder=folder)
+
+    def _roots(self) -> list[Path]:
+        """Return the indexed folders, inner ones first; of a list the folder that it lies in."""
+        sources = [Path(source) for source in self.index.catalog.sources()]
+        found = {p.parent if p.suffix and not p.is_dir() else p for p in sources}
+        return sorted(found, key=lambda p: (-len(p.parts), p))
+
+    def _shown(self, path: Path, roots: list[Path]) -> Path:
+        """Return a path below the indexed folders: where those lie is nobody's business."""
+        for root in roots:
+            if path.is_relative_to(root):
+                return path.relative_to(root if len(roots) == 1 else root.parent)
+        return Path(path.name)
+
+    def _folders(self) -> dict[str, Path]:
+        """Return the folders that photos are in, at the first level: shown name to path."""
+        roots, found = self._roots(), {}
+        for folder in {str(Path(entry.path).parent) for _, entry in self.index.catalog.entries()}:
+            shown = self._shown(Path(folder) / "x", roots)
+            if len(shown.parts) > 1:
+                found[shown.parts[0]] = (
+                    Path(folder).parents[len(shown.parts) - 3] if len(shown.parts) > 2 else Path(folder)
+                )
+        return found
 
     def _plain(self, hits: list[Hit]) -> list[dict[str, Any]]:
-        """Return hits as JSON values, paths below the indexed folders: where those lie is nobody's business."""
-        sources = [Path(source) for source in self.index.catalog.sources()]
-        roots = sorted((p.parent if p.suffix and not p.is_dir() else p for p in sources), key=lambda p: -len(p.parts))
-
-        def shown(path: Path) -> str:
-            for root in roots:
-                if path.is_relative_to(root):
-                    return path.relative_to(root if len(roots) == 1 else root.parent).as_posix()
-            return path.name
-
-        return [{"id": hit.id, "score": round(hit.score, 6), "path": shown(Path(hit.path))} for hit in hits]
+        roots = self._roots()
+        return [
+            {"id": hit.id, "score": round(hit.score, 6), "path": self._shown(Path(hit.path), roots).as_posix()}
+            for hit in hits
+        ]
 
     def _thumbnail(self, number: int, path: str, side: int) -> bytes:
         key = (number, side)
@@ -143,7 +170,8 @@ class Site:
         stream = io.BytesIO()
         # A new image from pixels alone: position, camera and comments of the file stay where they are.
         clean = Image.frombytes("RGB", image.size, image.tobytes())
-        ImageOps.contain(clean, (side, side)).save(stream, "JPEG", quality=85)
+        clean.thumbnail((side, side))
+        clean.save(stream, "JPEG", quality=85)
         with self._lock:
             self._thumbnails[key] = stream.getvalue()
             while len(self._thumbnails) > _KEPT:
@@ -165,6 +193,7 @@ def create_app(index: Index, settings: Settings | None = None, limits: Limits | 
         Route("/", site.home),
         Route("/search", site.search, methods=["POST"]),
         Route("/photo/{number}", site.photo),
+        Route("/folders", site.folders),
         Route("/health", site.health),
         Route("/metrics", site.metrics),
         Route("/openapi.json", site.describe),

@@ -155,4 +155,4 @@ def _same(given: str, wanted: str | None) -> bool:
 
 def _route(path: str) -> str:
     first = "/" + path.lstrip("/").partition("/")[0]
-    return first if first in ("/", "/search", "/photo", "/health", "/metrics", "/openapi.json") else "other"
+    return first if first in ("/", "/search", "/photo", "/folders", "/health", "/metrics", "/openapi.json") else "other"

@@ -27,6 +27,9 @@ from zsbir.errors import ZsbirError
 from zsbir.names import canonical
 from zsbir.types import Domain, Paths, Split
 
+Unseen = str | Sequence[str] | int
+"""The test classes: names, names in one string with commas, or how many to draw."""
+
 
 @DATASETS.register("folder")
 class FolderDataset(Dataset):
@@ -59,7 +62,7 @@ class FolderDataset(Dataset):
     def __init__(
         self,
         root: str | Path,
-        unseen: str | Sequence[str] | int = (),
+        unseen: Unseen = (),
         validation: int | float | None = None,
         seed: Natural = 0,
         split: str | Path | None = None,
@@ -77,6 +80,8 @@ class FolderDataset(Dataset):
         sketches, photos = find_pair(root)
         self.skipped = sketches.skipped + photos.skipped
         names = paired_classes(root, sketches, photos)
+        if unseen in ((), [], ""):
+            unseen = label_file(root, "test_labels.txt") or ()
         chosen = choose_unseen(root, names, unseen, seed)
         if len(chosen) >= len(names):
             raise ZsbirError(f"all {len(names)} classes of {root} are unseen, none is left to train on: name fewer")
@@ -143,7 +148,7 @@ def paired_classes(root: Path, sketches: Found, photos: Found) -> tuple[str, ...
     return tuple(sorted(photos.classes))
 
 
-def choose_unseen(root: Path, names: tuple[str, ...], unseen: str | Sequence[str] | int, seed: int) -> tuple[str, ...]:
+def choose_unseen(where: object, names: tuple[str, ...], unseen: Unseen, seed: int) -> tuple[str, ...]:
     """Return the unseen classes, in the order of `names`.
 
     Raises:
@@ -153,18 +158,16 @@ def choose_unseen(root: Path, names: tuple[str, ...], unseen: str | Sequence[str
         unseen = int(unseen) if unseen.strip().isdigit() else [part.strip() for part in unseen.split(",")]
     if isinstance(unseen, int):
         if not 0 < unseen < len(names):
-            raise ZsbirError(f"unseen={unseen}: {root} has {len(names)} classes, so give 1 to {len(names) - 1}")
+            raise ZsbirError(f"unseen={unseen}: {where} has {len(names)} classes, so give 1 to {len(names) - 1}")
         drawn = np.random.default_rng(seed).permutation(len(names))[:unseen]
         return tuple(names[i] for i in sorted(drawn.tolist()))
     wanted = [name for name in unseen if name]
     if not wanted:
-        wanted = label_file(root, "test_labels.txt") or []
-    if not wanted:
-        raise ZsbirError(f"say which classes of {root} are unseen: names, or how many. Classes: {', '.join(names)}")
+        raise ZsbirError(f"say which classes of {where} are unseen: names, or how many. Classes: {', '.join(names)}")
     known = {canonical(name): name for name in names}
     for name in wanted:
         if canonical(name) not in known:
-            raise ZsbirError(f"{root} has no class {name!r} to leave unseen. {close_matches(name, list(names))}")
+            raise ZsbirError(f"{where} has no class {name!r} to leave unseen. {close_matches(name, list(names))}")
     chosen = {known[canonical(name)] for name in wanted}
     return tuple(name for name in names if name in chosen)
 

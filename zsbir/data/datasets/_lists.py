@@ -55,7 +55,7 @@ def find_lists(root: Path, facts: Mapping[str, Any]) -> ListFiles | None:
 
     Args:
         root: The data set's folder.
-        facts: See `zsbir.data.published.published`.
+        facts: See `zsbir.data.datasets.published.published`.
     """
     for folder in sorted(path for path in root.glob("zeroshot*") if path.is_dir()):
         lists = {part: folder / item["file"] for part, item in facts["lists"].items()}

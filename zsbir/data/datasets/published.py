@@ -25,8 +25,8 @@ import numpy as np
 from zsbir.arguments import Count, Natural, Positive
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, Part, subset
-from zsbir.data.folder import existing_folder, label_file, make_split
-from zsbir.data.lists import ListFiles, find_lists, read_part
+from zsbir.data.datasets._lists import ListFiles, find_lists, read_part
+from zsbir.data.datasets.folder import existing_folder, label_file, make_split
 from zsbir.data.manifest import read_manifest
 from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, Skipped, find_domain, scan_classes
 from zsbir.data.strokes import StrokeStyle
