@@ -115,7 +115,24 @@ def test_commands(pets, tmp_path, capsys):
     cache = ["datasets", "cache", "folder", "--root", str(pets), "--folder", str(tmp_path / "c"), "--size", "8"]
     assert main([*cache, "--workers", "1"]) == 1
     assert "19 decoded now, 1 not decodable" in capsys.readouterr().out
-    assert main(["datasets", "check", "sketchy-25"]) == 2
-    assert "--root" in capsys.readouterr().err
+    for name in ("sketchy-25", "folder"):
+        assert main(["datasets", "check", name]) == 2
+        assert f"say where the data set {name} is: --root DIR" in capsys.readouterr().err
+    assert main(["datasets", "check", "table"]) == 2
+    assert "say where the data set table is: --set-data file=FILE" in capsys.readouterr().err
+    assert main(["datasets", "check", "sketchy-25", "--root", str(pets), "--unseen", "cow"]) == 2
+    assert "leave out --unseen" in capsys.readouterr().err
+    assert main(["datasets", "check", "folder", "--root", str(pets), "--source", "lists"]) == 2
+    assert "--source is for" in capsys.readouterr().err
+    assert main(["datasets", "split", "--root", str(pets), "--unseen", "1", "-o", str(split)]) == 2
+    assert "is not overwritten" in capsys.readouterr().err
     assert main(["datasets", "info", "sketchy"]) == 2
     assert "sketchy-25" in capsys.readouterr().err
+
+
+def test_a_table_is_checked(pets, capsys, monkeypatch):
+    rows = [",".join((str(f.relative_to(pets)), *f.parts[-3:-1], "x")) for f in sorted(pets.glob("*/*/*"))]
+    (pets / "my.csv").write_text("\n".join(["path,domain,label,note", *rows]))
+    monkeypatch.chdir(pets)
+    assert main(["datasets", "check", "table", "--set-data", "file=my.csv", "unseen=2", "--workers", "1"]) == 0
+    assert "read from a table" in capsys.readouterr().out

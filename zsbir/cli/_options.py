@@ -91,7 +91,14 @@ def build_dataset(
         arguments["unseen"] = int(arguments["unseen"]) if arguments["unseen"].isdigit() else arguments["unseen"]
     if validation is not None and validation >= 1:
         arguments["validation"] = int(validation)
-    return DATASETS.build(name, **joined(arguments, more or {}, "--set-data"))
+    arguments = joined(arguments, more or {}, "--set-data")
+    if isinstance(arguments.get("file"), str):
+        arguments["file"] = str(Path(arguments["file"]).absolute())  # the run works from any folder
+    for needed, option in (("root", "--root DIR"), ("file", "--set-data file=FILE")):
+        parameter = DATASETS.parameters(name).get(needed)
+        if parameter is not None and parameter.default is parameter.empty and needed not in arguments:
+            raise ZsbirError(f"say where the data set {name} is: {option}")
+    return DATASETS.build(name, **arguments)
 
 
 def build_method(

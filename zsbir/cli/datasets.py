@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
+    from zsbir.data.base import Dataset
     from zsbir.data.datasets.published import Reading
 
 
@@ -71,6 +72,7 @@ def check(
     source: Literal["auto", "lists", "folders"] = "auto",
     unseen: str | None = None,
     split: Path | None = None,
+    set_data: tuple[str, ...] = (),
     workers: int | None = None,
     json: bool = False,
 ) -> int:
@@ -83,12 +85,12 @@ def check(
         source: Read a published benchmark from its list files, its class folders, or what is there.
         unseen: Test classes for the data set `folder`: names with commas, or how many (default: 1).
         split: A split file to check instead.
+        set_data: Further arguments of the data set, key=value ...: file=my.csv for `table`.
         workers: Processes; default: one for each core.
         json: Print JSON.
     """
     from tqdm import tqdm
 
-    from zsbir.cli._options import build_dataset
     from zsbir.data.check import check_dataset, check_reading
     from zsbir.data.datasets.published import published_names, read_published
     from zsbir.errors import ZsbirError
@@ -103,13 +105,15 @@ def check(
         options: dict[str, Any] = {"decode": decode, "workers": workers, "tick": tick}
         if name in published_names() and split is None:
             if root is None:
-                raise ZsbirError(f"say where {name} is: --root DIR")
+                raise ZsbirError(f"say where the data set {name} is: --root DIR")
+            if unseen is not None or set_data:
+                raise ZsbirError(f"{name} says which classes are unseen: leave out --unseen and --set-data")
             reading: Reading = read_published(name, root, source)
             report = check_reading(name, root, reading, **options)
         else:
-            if name == "folder" and split is None:
-                unseen = unseen or "1"
-            report = check_dataset(name, build_dataset(name, root, unseen, split=split), **options)
+            if source != "auto":
+                raise ZsbirError("--source is for a published benchmark without a split file: leave it out")
+            report = check_dataset(name, _any_split(name, root, unseen, split, set_data), **options)
     print(json_module.dumps(report.as_json(), indent=2) if json else report.table())
     return 0 if report.ok else 1
 
@@ -154,6 +158,7 @@ def cache(
     photo: str = "squash",
     unseen: str | None = None,
     split: Path | None = None,
+    set_data: tuple[str, ...] = (),
     workers: int | None = None,
 ) -> int:
     """Decode and resize every image once into a cache folder, so that training need not. Exit code 1 if some failed.
@@ -167,16 +172,14 @@ def cache(
         photo: How a photo becomes a square: squash, or bicubic (puxim).
         unseen: Test classes for the data set `folder` (all classes are cached).
         split: A split file.
+        set_data: Further arguments of the data set, key=value ...: file=my.csv for `table`.
         workers: Processes; default: one for each core.
     """
     from tqdm import tqdm
 
-    from zsbir.cli._options import build_dataset
     from zsbir.data.filling import fill_cache
 
-    if name == "folder" and split is None:
-        unseen = unseen or "1"
-    built = build_dataset(name, root, unseen, split=split)
+    built = _any_split(name, root, unseen, split, set_data)
     with tqdm(unit=" images", disable=None, leave=False) as bar:
 
         def tick(done: int, total: int) -> None:
@@ -188,6 +191,16 @@ def cache(
         print(problem)
     print(f"{total:,} images in {folder}: {made:,} decoded now, {len(problems):,} not decodable")
     return 1 if problems else 0
+
+
+def _any_split(name: str, root: Path | None, unseen: str | None, split: Path | None, words: tuple[str, ...]) -> Dataset:
+    """Open a data set of which all classes are wanted, so that it does not matter which are unseen."""
+    from zsbir.cli._options import assignments, build_dataset
+
+    more = assignments(words, "--set-data")
+    if split is None and unseen is None and "unseen" not in more and name == "folder":
+        unseen = "1"
+    return build_dataset(name, root, unseen, split=split, more=more)
 
 
 COMMANDS = {"list": list_, "info": info, "check": check, "split": split, "cache": cache}

@@ -109,7 +109,9 @@ def check_reading(name: str, root: Path, reading: Reading, **options: Any) -> Ch
 def check_dataset(name: str, dataset: Dataset, **options: Any) -> CheckReport:
     """Check any other data set that was opened; `options` as for `check_parts`."""
     root = dataset.train.photos.root
-    report = CheckReport(name, str(root), "class folders")
+    spec = getattr(dataset, "spec", {})
+    source = "a split file" if spec.get("split") else {"folder": "class folders", "table": "a table"}.get(name, "code")
+    report = CheckReport(name, str(root), source)
     for part, split in dataset.parts.items():
         if split.classes:
             for domain in ("sketch", "photo"):
