@@ -53,11 +53,18 @@ class Backbone(nn.Module):
     def lower(self, images: Tensor) -> Tensor:
         """Return what the frozen stages give of (B, 3, H, W) float32 normalised images.
 
-        It is the vector (B, D) where all is frozen, else a feature map (B, C, h, w). It may be stored: `forward` takes
-        it in place of the images.
+        It is the vector (B, D) where all is frozen, else a feature map (B, C, h, w). It may be stored: `features`
+        takes it in place of the images.
         """
         vector: Tensor = self(images).vector
         return vector
+
+    def features(self, images: Tensor) -> Features:
+        """Return `forward` of images or of a stored feature map; a stored vector is the features already."""
+        if images.ndim == 2:
+            return Features(images)
+        features: Features = self(images)
+        return features
 
     def forward(self, images: Tensor) -> Features:
         """Return the features of (B, 3, H, W) float32 normalised images, or of what `lower` gave of them."""

@@ -125,8 +125,6 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> Features:
         """Return vector, tokens and grid of (B, 3, H, W) float32 normalised images, or of what `lower` gave of them."""
-        if images.ndim == 2:
-            return Features(images)
         parts = self._parts()
         if not parts:
             return self.features_from(self.net.forward_features(images))

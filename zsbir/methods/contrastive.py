@@ -89,13 +89,13 @@ class Contrastive(Method):
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the unit embedding, with the backbone's tokens."""
-        seen: Features = self.backbone(self.preprocess.normalise(images))
+        seen = self.backbone.features(self.preprocess.normalise(images))
         return Features(self._project(seen.vector, domain), seen.tokens, seen.grid)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the term ``contrastive``."""
         look = self.preprocess.normalise
-        vectors = self.backbone(torch.cat([look(batch.sketch), look(batch.photo)])).vector
+        vectors = self.backbone.features(torch.cat([look(batch.sketch), look(batch.photo)])).vector
         sketches, photos = vectors.split([len(batch.sketch), len(batch.photo)])
         embedded = torch.cat([self._head(sketches, "sketch"), self._head(photos, "photo")])
         label = torch.cat([batch.label, batch.photo_label])
