@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from zsbir.methods.base import Method
 
 
+PACKAGED = "doodle"
+"""The method whose trained weights are part of the package."""
+
+
 def write_method(folder: Path, method: Method, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the two files into an existing folder; `weights` as for `save`."""
     about = {"zsbir": zsbir.__version__, "method": spec_of(method), "preprocess": asdict(method.preprocess)}
@@ -67,7 +71,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
     """Rebuild a trained method from a checkpoint, in evaluation mode.
 
     Args:
-        path: A run folder (its ``best``, or else ``last``), or a checkpoint folder.
+        path: A run folder (its ``best``, or else ``last``), a checkpoint folder, or ``"doodle"``, the model that comes
+            with zsbir.
         device: Where to put it.
 
     Returns:
@@ -78,6 +83,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
         ZsbirError: If there is no such checkpoint or device, or it does not fit the spec or is of a newer zsbir.
     """
     place = as_device(device)
+    if str(path) == PACKAGED and not Path(path).exists():
+        return METHODS.build(PACKAGED).to(place).eval()
     folder = resolve(path)
     return rebuild(read_json(folder / "method.json")["method"], folder).to(place).eval()
 
