@@ -285,10 +285,36 @@ def test_photos_that_cannot_be_decoded_make_no_index(method, tmp_path):
     assert not (tmp_path / "i").exists()
 
 
-def test_an_index_without_its_vectors_is_refused(index):
+def test_an_index_without_its_vectors_is_refused_and_mended(index):
+    expected = index.search(picture(100), 12)
     index.close()
     shutil.rmtree(index.folder / "store")
-    with pytest.raises(ZsbirError, match="lacks its vectors"):
+    with pytest.raises(ZsbirError, match="lacks the vectors of 12 photos"):
+        Index.load(index.folder)
+    again = Index.load(index.folder, repair=True)
+    again.update()
+    again.close()
+    mended = Index.load(index.folder)
+    assert [(hit.path, round(hit.score, 5)) for hit in mended.search(picture(100), 12)] == [
+        (hit.path, round(hit.score, 5)) for hit in expected
+    ]
+    mended.close()
+
+
+def test_damaged_indexes_are_refused_in_words(index):
+    index.save()
+    index.close()
+    record = json.loads((index.folder / "index.json").read_text())
+    for damaged in ("[]", "{", json.dumps({k: v for k, v in record.items() if k != "fingerprint"})):
+        (index.folder / "index.json").write_text(damaged)
+        with pytest.raises(ZsbirError):
+            Index.load(index.folder)
+    (index.folder / "index.json").write_text(json.dumps(record))
+    file = index.folder / "photos.sqlite"
+    data = bytearray(file.read_bytes())
+    data[4096:] = bytes(len(data) - 4096)
+    file.write_bytes(data)
+    with pytest.raises(ZsbirError, match=r"photos\.sqlite"):
         Index.load(index.folder)
 
 

@@ -63,7 +63,7 @@ def index(
 
         opened = index_embeddings(model, from_embeddings, out, store=spec, device=where, progress=True)
     elif (out / "index.json").is_file():
-        opened = Index.load(out, model, where)
+        opened = Index.load(out, model, where, repair=True)
         if (store or set) and STORES.build(spec).spec != opened.record["store"]:
             raise ZsbirError(f"{out} keeps its vectors in {opened.record['store']}: --store and --set are for new ones")
         changes = opened.update(photos, prune=prune, **how)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zsbir.errors import ZsbirError
+from zsbir.files import read_json, reading
 from zsbir.types import Domain, Embeddings, Labels, Paths
 
 SCHEMA = "zsbir-embeddings-1"
@@ -135,11 +135,12 @@ def is_pair(where: str | Path) -> bool:
 
 def _load_own(path: Path) -> Embeddings:
     about_file = path.with_suffix(".json")
-    try:
-        tensors = load_file(path)
-        about = json.loads(about_file.read_text(encoding="utf-8"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ZsbirError(f"the embeddings {path} and {about_file.name} cannot be read: {error}") from None
+    with reading("embeddings", path):
+        return _from_files(path, load_file(path), read_json(about_file))
+
+
+def _from_files(path: Path, tensors: Mapping[str, torch.Tensor], about: Any) -> Embeddings:
+    about_file = path.with_suffix(".json")
     if about.get("schema") != SCHEMA or not {"vectors", "labels"} <= tensors.keys():
         raise ZsbirError(f"{path} holds no embeddings of zsbir ({about_file.name} has no schema {SCHEMA})")
     labels = tensors["labels"].numpy()

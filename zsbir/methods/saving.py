@@ -17,7 +17,7 @@ import zsbir
 from zsbir.backbones.weights import without_weights
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
-from zsbir.files import present, read_json, replaced, write_json
+from zsbir.files import present, read_json, reading, replaced, write_json
 from zsbir.methods import METHODS
 from zsbir.methods.embedding import as_device
 from zsbir.registry import spec_of
@@ -86,7 +86,8 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
     if str(path) == PACKAGED and not Path(path).exists():
         return METHODS.build(PACKAGED).to(place).eval()
     folder = resolve(path)
-    return rebuild(read_json(folder / "method.json")["method"], folder).to(place).eval()
+    with reading("checkpoint", folder):
+        return rebuild(read_json(folder / "method.json")["method"], folder).to(place).eval()
 
 
 def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:

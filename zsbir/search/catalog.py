@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Catalog:
     """
 
     def __init__(self, file: Path) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._file = threading.Lock(), file
         try:
             self._db = sqlite3.connect(file, check_same_thread=False)
             self._db.executescript(
@@ -53,16 +54,26 @@ class Catalog:
                 " source TEXT NOT NULL);"
                 "CREATE TABLE IF NOT EXISTS sources (path TEXT PRIMARY KEY);"
             )
-        except sqlite3.Error as error:
+            self.path(0)
+        except (sqlite3.Error, ZsbirError) as error:
             raise ZsbirError(f"{file} cannot be opened as the catalogue of an index: {error}") from None
 
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Take turns, in one transaction."""
+        try:
+            with self._lock, self._db:
+                yield
+        except sqlite3.Error as error:
+            raise ZsbirError(f"{self._file} is damaged or cannot be written: {error}") from None
+
     def __len__(self) -> int:
-        with self._lock:
+        with self._using():
             return int(self._db.execute("SELECT COUNT(*) FROM photos").fetchone()[0])
 
     def next_ids(self, count: int) -> list[int]:
         """Return `count` ids that were never given out before."""
-        with self._lock:
+        with self._using():
             row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'photos'").fetchone()
         start = (row[0] if row else 0) + 1
         return list(range(start, start + count))
@@ -70,18 +81,18 @@ class Catalog:
     def add(self, ids: Sequence[int], entries: Sequence[Entry]) -> None:
         """Write photos in one transaction; a known path is replaced."""
         rows = [(i, e.path, e.digest, e.size, e.changed, e.source) for i, e in zip(ids, entries, strict=True)]
-        with self._lock, self._db:
+        with self._using():
             self._db.executemany("DELETE FROM skipped WHERE path = ?", [(e.path,) for e in entries])
             self._db.executemany("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def skip(self, files: Iterable[tuple[str, str, str]]) -> None:
         """Remember files (path, reason, source) that could not be read."""
-        with self._lock, self._db:
+        with self._using():
             self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?)", list(files))
 
     def move(self, moves: Sequence[tuple[int, Entry]]) -> None:
         """Give photos another path, size or time; what they show is the same. They may swap paths."""
-        with self._lock, self._db:
+        with self._using():
             self._db.executemany("UPDATE photos SET path = 'moving ' || id WHERE id = ?", [(i,) for i, _ in moves])
             self._db.executemany(
                 "UPDATE photos SET path = ?, size = ?, changed = ?, source = ? WHERE id = ?",
@@ -90,51 +101,51 @@ class Catalog:
 
     def remove(self, ids: Iterable[int]) -> None:
         """Forget photos."""
-        with self._lock, self._db:
+        with self._using():
             self._db.executemany("DELETE FROM photos WHERE id = ?", [(int(i),) for i in ids])
 
     def begin(self, source: str) -> None:
         """Remember a source, and forget which of its files could not be read: they are tried again."""
-        with self._lock, self._db:
+        with self._using():
             self._db.execute("INSERT OR IGNORE INTO sources VALUES (?)", (source,))
             self._db.execute("DELETE FROM skipped WHERE source = ?", (source,))
 
     def forget(self, source: str) -> None:
         """Forget a source."""
-        with self._lock, self._db:
+        with self._using():
             self._db.execute("DELETE FROM sources WHERE path = ?", (source,))
             self._db.execute("DELETE FROM skipped WHERE source = ?", (source,))
 
     def sources(self) -> list[str]:
         """Return the folders and lists that were indexed."""
-        with self._lock:
+        with self._using():
             return [str(row[0]) for row in self._db.execute("SELECT path FROM sources ORDER BY path")]
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return the files that could not be read, each with the reason."""
-        with self._lock:
+        with self._using():
             return list(self._db.execute("SELECT path, reason FROM skipped ORDER BY path"))
 
     def version(self) -> int:
         """Return a number that another process changes by writing."""
-        with self._lock:
+        with self._using():
             return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def path(self, photo: int) -> str | None:
         """Return the path of one photo, or None."""
-        with self._lock:
+        with self._using():
             row = self._db.execute("SELECT path FROM photos WHERE id = ?", (photo,)).fetchone()
         return None if row is None else str(row[0])
 
     def id_of(self, path: str) -> int | None:
         """Return the id of a path, or None."""
-        with self._lock:
+        with self._using():
             row = self._db.execute("SELECT id FROM photos WHERE path = ?", (path,)).fetchone()
         return None if row is None else int(row[0])
 
     def entries(self) -> Iterator[tuple[int, Entry]]:
         """Return all photos with their ids."""
-        with self._lock:
+        with self._using():
             rows = self._db.execute("SELECT id, path, digest, size, changed, source FROM photos ORDER BY id").fetchall()
         return ((int(i), Entry(*rest)) for i, *rest in rows)
 

@@ -135,16 +135,24 @@ class Index:
         return index
 
     @classmethod
-    def load(cls, folder: str | Path, model: Method | str | Path | None = None, device: str = "cpu") -> Index:
+    def load(
+        cls,
+        folder: str | Path,
+        model: Method | str | Path | None = None,
+        device: str = "cpu",
+        *,
+        repair: bool = False,
+    ) -> Index:
         """Open an index.
 
         Args:
             folder: What `build` or `save` wrote.
             model: The model for queries; None: the copy in the index.
             device: Where the model runs.
+            repair: Open it although vectors are lost: `update` embeds those photos again.
 
         Raises:
-            ZsbirError: If it is no index, or `model` is not the one that made it.
+            ZsbirError: If it is no index, is damaged, or `model` is not the one that made it.
         """
         folder = Path(folder)
         record = read_record(folder)
@@ -154,9 +162,14 @@ class Index:
             raise ZsbirError(
                 f"{folder} was made by another model ({name!r}): its vectors cannot be compared with this one's"
             )
-        if not (folder / "store").is_dir():
-            raise ZsbirError(f"{folder} lacks its vectors, the folder store/: restore it, or make the index again")
-        return cls(folder, record, Embedder(given, device))
+        index = cls(folder, record, Embedder(given, device))
+        without = len(index) - len(index.store.ids())
+        if without > 0 and not repair:
+            index.close()
+            raise ZsbirError(
+                f"{folder} lacks the vectors of {without} photos: `zsbir index -o {folder}` embeds them again"
+            )
+        return index
 
     def __len__(self) -> int:
         return len(self.catalog)

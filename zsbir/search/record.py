@@ -48,4 +48,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / RECORD)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
+    for key, kind in (("fingerprint", str), ("dim", int), ("store", dict), ("model", dict)):
+        if not isinstance(record.get(key), kind):
+            raise ZsbirError(f"{folder / RECORD} is damaged: it has no {key}")
     return record
