@@ -1,4 +1,4 @@
-"""CLIP models of open_clip: made, filled with weights, and what goes wrong said in one sentence.
+"""Make CLIP models of open_clip, and say in one sentence what went wrong.
 
 Used by the masker ``vxl`` and the backbone ``open-clip``; both wrap open_clip's own modules.
 """
@@ -73,7 +73,7 @@ def _no_weights(model: str | Mapping[str, Any], weights: str | None, error: Exce
     tags = open_clip.list_pretrained_tags_by_model(model) if isinstance(model, str) else []
     known = f" (tags: {', '.join(tags)})" if tags else ""
     return (
-        f"the weights {weights!r} of CLIP {name} cannot be had ({type(error).__name__}: {reason}): connect to the "
+        f"the weights {weights!r} of CLIP {name} cannot be loaded ({type(error).__name__}: {reason}): connect to the "
         f"network for a tag of open_clip{known}, or give a local weights file with clip_weights=FILE "
         "(--set clip_weights=FILE); for the masker or backbone alone it is weights=FILE"
     )
@@ -93,8 +93,8 @@ def clip_tokenizer(model: str | Mapping[str, Any]) -> Tokenizer:
         found: Tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # as in create_clip
         raise ZsbirError(
-            f"the tokenizer of CLIP {model} cannot be had ({type(error).__name__}): connect to the network, or use a "
-            "model with open_clip's own tokenizer, such as 'ViT-B-16-quickgelu'"
+            f"the tokenizer of CLIP {model} cannot be loaded ({type(error).__name__}): connect to the network, or use "
+            "a model with open_clip's own tokenizer, such as 'ViT-B-16-quickgelu'"
         ) from error
     return found
 

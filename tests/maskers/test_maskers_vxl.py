@@ -232,7 +232,7 @@ def test_random_clip_warns_and_weights_are_needed_by_name(tmp_path):
     loaded = VxL(model=SMALL, weights=str(file), blocks=2).clip
     torch.testing.assert_close(loaded.visual.proj, state["visual.proj"])
     file.write_bytes(b"not weights")
-    with pytest.raises(ZsbirError, match="cannot be had"):
+    with pytest.raises(ZsbirError, match="cannot be loaded"):
         _ = VxL(model=SMALL, weights=str(file), blocks=2).clip
     with pytest.raises(ZsbirError, match="no model 'ViT-B-61'"):
         _ = VxL(model="ViT-B-61").clip

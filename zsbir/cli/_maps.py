@@ -60,7 +60,7 @@ def start_panel(path: Path, part: Part, settings: MapSettings, work: Work) -> Pa
     """Embed what a map shows with the method as it was before its first step: the same spec, seed and weights.
 
     Raises:
-        ZsbirError: If `path` is no run, or its pretrained weights cannot be had here.
+        ZsbirError: If `path` is no run, or its pretrained weights cannot be loaded.
     """
     import torch
 

@@ -49,10 +49,11 @@ def masks(
     import numpy as np
     import torch
 
+    from zsbir.data.batches import to_unit
     from zsbir.data.images import load_image
     from zsbir.data.preprocess import prepare
     from zsbir.maskers.base import MaskRequest
-    from zsbir.maskers.picture import mask_picture, unit
+    from zsbir.maskers.picture import mask_picture
 
     files = _photos(photos, limit)
     masker, encoder = _from_run(what, clip_weights) if Path(what).exists() else _by_name(
@@ -63,7 +64,7 @@ def masks(
         raise ZsbirError("masks need a backbone with patch tokens, such as --backbone vit_base_patch16_224")
     pixels = np.stack([prepare(load_image(file), encoder.image_size) for file in files])
     names = [label or file.parent.name for file in files]
-    images = unit(pixels).to(place)
+    images = to_unit(torch.from_numpy(pixels).permute(0, 3, 1, 2), place)
     features = None
     with torch.no_grad():
         if masker.needs_attention:

@@ -42,7 +42,7 @@ def make_accelerator(
         out: The run folder, where trackers that write files write them.
 
     Raises:
-        ZsbirError: For CUDA where there is none, fp16 on a CPU, or a tracker that cannot be had.
+        ZsbirError: For CUDA where there is none, fp16 on a CPU, or a tracker that is not installed.
     """
     cpu = choose_device(device) == "cpu"
     if precision == "fp16" and cpu:

@@ -3,7 +3,7 @@
 A shard of the source becomes two files under ``OUT/parts/NAME``: the vectors, and then a JSON file with the images' ids
 that says the shard is whole. Who works on it, and in which order, is a scheduler's matter (this process, ``torchrun``,
 jobs with ``--shard``, Ray): none shares state but these files, a shard that is there is not done again, and so any of
-them may be killed at any moment and started again. Shards and batches are the same whoever computes them, so the result
+them may be killed at any moment and started again. Shards and batches do not depend on who computes them, so the result
 is the same bit for bit, as long as the processors are of one kind.
 """
 

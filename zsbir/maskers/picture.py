@@ -1,4 +1,4 @@
-"""What a masker sees, as a picture: photo, heat map and kept patches."""
+"""Draw what a masker does: photo, heat map and kept patches side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
@@ -72,8 +71,3 @@ def _masked(photo: Pixels, keep: Tensor, grid: tuple[int, int]) -> Pixels:
         edge |= np.pad(change, [(0, 1) if a == axis else (0, 0) for a in (0, 1)])
     out[edge & full] = (255, 220, 0)
     return out.astype(np.uint8)
-
-
-def unit(photos: Pixels) -> Tensor:
-    """Return (B, 3, S, S) float32 in [0, 1] of (B, S, S, 3) uint8."""
-    return torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255

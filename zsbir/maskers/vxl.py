@@ -1,4 +1,4 @@
-"""The visual-cross-linguistic sampler of PuXIM: CLIP Surgery finds the patches that show the class."""
+"""PuXIM's visual-cross-linguistic sampler: masks from CLIP Surgery with the class name."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def find_model(
 
     Args:
         name: A run folder; or the name of a method or backbone, built with its pretrained weights; None: the first of
-            `DEFAULTS` that can be had.
+            `DEFAULTS` that is available.
         device: Where to put it.
         say: Called with a line that says which default was taken, and why.
 
@@ -141,7 +141,7 @@ class TextTower:
         spec: The method's spec.
 
     Raises:
-        ZsbirError: If it has none, or the weights cannot be had.
+        ZsbirError: If it has none, or the weights cannot be loaded.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
