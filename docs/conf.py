@@ -33,7 +33,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|PIL|Image|pathlib|collections|typing|nn|huggingface_hub)\..*"),
     (r"py:.*", r"Tensor|Path|T|C|Figure|zsbir\.registry\.[TC]"),
-    (r"py:.*", r"Device|Domain|Keep|Kind|Labels|Model|Part|Precision|Rule|Schedule|SelectOn|Split"),
+    (r"py:.*", r"Device|Domain|Keep|Kind|Labels|Model|Precision|Source|Rule|Schedule|SelectOn|Split|StrokeStyle"),
+    (r"py:.*", r"Count|Natural|NonNegative|OpenProportion|Positive|PositiveProportion|Proportion|Ratio"),
 ]
 linkcheck_timeout = 20
 linkcheck_retries = 2

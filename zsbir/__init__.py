@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zsbir.backbones.base import Backbone as Backbone
     from zsbir.data import DATASETS as DATASETS
     from zsbir.data.base import Dataset as Dataset
+    from zsbir.data.preprocess import Preprocess as Preprocess
     from zsbir.engine.speed import Speed as Speed
     from zsbir.engine.trainer import Trainer as Trainer
     from zsbir.errors import ZsbirError as ZsbirError
@@ -67,6 +68,7 @@ _WHERE = {
     "Matcher": "matchers.base",
     "Method": "methods.base",
     "PROTOCOLS": "evaluation.protocols",
+    "Preprocess": "data.preprocess",
     "Protocol": "evaluation.protocols",
     "Recipe": "methods.base",
     "Records": "types",
@@ -79,6 +81,7 @@ _WHERE = {
     "ZsbirError": "errors",
     "embed": "methods.embedding",
     "embed_split": "methods.embedding",
+    "embed": "methods.embedding",
     "import_file": "registry",
     "load": "methods.saving",
 }

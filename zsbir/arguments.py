@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import numbers
+import re
 import reprlib
 import types
 import typing
@@ -53,6 +54,13 @@ NonNegative = Annotated[float, Range(0)]
 """At least 0."""
 Proportion = Annotated[float, Range(0, 1)]
 """In [0, 1]."""
+PositiveProportion = Annotated[float, Range(0, 1, without=("low",))]
+"""In (0, 1]."""
+Ratio = Annotated[float, Range(0, 1, without=("high",))]
+"""In [0, 1)."""
+OpenProportion = Annotated[float, Range(0, 1, without=("low", "high"))]
+"""In (0, 1)."""
+_PLAIN = {name: hint.__origin__.__name__ for name, hint in globals().items() if typing.get_origin(hint) is Annotated}
 
 
 def close_matches(name: str, known: list[str], most: int = 5) -> str:
@@ -104,6 +112,7 @@ def wrap(call: C, what: str, done: Callable[[Any, dict[str, Any]], None]) -> C:
             done(result, dict(bound.arguments))
             return result
 
+        function.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         return typing.cast(C, function)
 
     @functools.wraps(inner)
@@ -126,12 +135,16 @@ class _Annotation(str):
     __repr__ = str.__str__  # shown without quotes
 
 
+def _shown(parameter: inspect.Parameter) -> inspect.Parameter:
+    if not isinstance(parameter.annotation, str):
+        return parameter
+    plain = re.sub(r"\w+", lambda word: _PLAIN.get(word[0], word[0]), parameter.annotation)
+    return parameter.replace(annotation=_Annotation(plain))
+
+
 def _signature(function: Callable[..., Any], skip: int) -> inspect.Signature:
-    parameters = list(inspect.signature(function).parameters.values())[skip:]
-    shown = [
-        p.replace(annotation=_Annotation(p.annotation)) if isinstance(p.annotation, str) else p for p in parameters
-    ]
-    return inspect.Signature(shown)
+    """Return what `help` and the reference show: without the first `skip` parameters, and ``int`` for `Count`."""
+    return inspect.Signature(list(map(_shown, inspect.signature(function).parameters.values()))[skip:])
 
 
 @functools.cache

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from zsbir.arguments import Range
 from zsbir.data.manifest import describe
 from zsbir.data.strokes import StrokeStyle, open_image
 from zsbir.errors import ZsbirError
@@ -19,10 +18,6 @@ from zsbir.types import Paths, Records, Split
 DEFAULT_SHARE, DEFAULT_FROM = 0.1, 10
 """The share of the seen classes that are held out unless the user says otherwise, and from how many on."""
 CHANGED = "the files' contents are not those that the split file was written for: results on them are not comparable"
-
-
-Part = Annotated[float, Range(0, 1, without=("high",))]
-"""A share of the images: 0 to below 1."""
 
 
 class Dataset:

@@ -16,7 +16,7 @@ from zsbir.errors import ZsbirError
 from zsbir.types import Labels, Split
 
 Anchor = Literal["sketch", "class"]
-"""What is drawn evenly to be a triplet's anchor: sketches, or classes."""
+"""Whether sketches or classes are drawn evenly as a triplet's anchor."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
-from zsbir.arguments import Range
 from zsbir.errors import ZsbirError
-
-Ratio = Annotated[float, Range(0, 1, without=("high",))]
-"""A share of the patches to mask."""
 
 
 def choose(scores: Tensor, ratio: float, keep: int | None = None, threshold: float | None = None) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from zsbir.arguments import Count, Proportion
+from zsbir.arguments import Count, Proportion, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers._select import Ratio, choose, refuse_both
+from zsbir.maskers._select import choose, refuse_both
 from zsbir.maskers.base import Masker, MaskRequest
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 from torch import Tensor
 
-from zsbir.arguments import Range
+from zsbir.arguments import PositiveProportion, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers._select import Ratio, choose
+from zsbir.maskers._select import choose
 from zsbir.maskers.base import Masker, MaskRequest
 from zsbir.maskers.quality import coverage
 
@@ -28,9 +26,7 @@ class OracleMasker(Masker):
 
     needs_objects = True
 
-    def __init__(
-        self, share: Annotated[float, Range(0, 1, without=("low",))] = 0.5, ratio: Ratio | None = None
-    ) -> None:
+    def __init__(self, share: PositiveProportion = 0.5, ratio: Ratio | None = None) -> None:
         super().__init__()
         self.share, self.ratio = share, ratio
 

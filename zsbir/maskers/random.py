@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zsbir.arguments import Count
+from zsbir.arguments import Count, Ratio
 from zsbir.maskers import MASKERS
-from zsbir.maskers._select import Ratio, choose
+from zsbir.maskers._select import choose
 from zsbir.maskers.base import Masker, MaskRequest
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsbir.arguments import Count, Proportion
+from zsbir.arguments import Count, Proportion, Ratio
 from zsbir.clip import clip_tokenizer, create_clip, image_statistics
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers._select import Ratio, choose, refuse_both
+from zsbir.maskers._select import choose, refuse_both
 from zsbir.maskers._surgery import check_tower, feature_surgery, surgery_tokens
 from zsbir.maskers.base import Masker, MaskRequest
 from zsbir.names import prompt_name

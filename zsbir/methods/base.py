@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from zsbir.arguments import Count, Natural, NonNegative, Positive, Proportion, Range, checked
+from zsbir.arguments import Count, Natural, NonNegative, OpenProportion, Positive, Proportion, checked
 from zsbir.data.base import Dataset
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
@@ -65,7 +65,7 @@ class Recipe:
     sampling: Literal["triplet", "mixed", "balanced"] = "triplet"
     per_class: Count = 2
     anchor: Literal["sketch", "class"] = "sketch"
-    sketch_share: Annotated[float, Range(0, 1, without=("low", "high"))] = 1 / 3
+    sketch_share: OpenProportion = 1 / 3
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Positive = 1e-4
     weight_decay: NonNegative = 0.0

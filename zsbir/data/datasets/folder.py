@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from zsbir.arguments import Count, Natural, Positive, close_matches
+from zsbir.arguments import Count, Natural, Positive, Ratio, close_matches
 from zsbir.data import DATASETS
-from zsbir.data.base import Dataset, Part
+from zsbir.data.base import Dataset
 from zsbir.data.manifest import read_manifest
 from zsbir.data.scan import (
     PHOTO_FOLDERS,
@@ -66,7 +66,7 @@ class FolderDataset(Dataset):
         validation: int | float | None = None,
         seed: Natural = 0,
         split: str | Path | None = None,
-        hold_out: Part = 0.0,
+        hold_out: Ratio = 0.0,
         stroke_size: Count = 256,
         line_width: Positive | None = None,
     ) -> None:

@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from zsbir.arguments import Count, Natural, Positive
+from zsbir.arguments import Count, Natural, Positive, Ratio
 from zsbir.data import DATASETS
-from zsbir.data.base import Dataset, Part, subset
+from zsbir.data.base import Dataset, subset
 from zsbir.data.datasets._lists import ListFiles, find_lists, read_part
 from zsbir.data.datasets.folder import existing_folder, label_file, make_split
 from zsbir.data.manifest import read_manifest
@@ -92,7 +92,7 @@ class PublishedDataset(Dataset):
         root: str | Path,
         validation: int | float | None = None,
         seed: Natural = 0,
-        hold_out: Part = 0.0,
+        hold_out: Ratio = 0.0,
         source: Source = "auto",
         split: str | Path | None = None,
         stroke_size: Count = 256,
@@ -151,7 +151,7 @@ class SketchyAmbiguity(PublishedDataset):
         root: str | Path,
         validation: int | float | None = None,
         seed: Natural = 0,
-        hold_out: Part = 0.0,
+        hold_out: Ratio = 0.0,
         source: Source = "auto",
         split: str | Path | None = None,
         stroke_size: Count = 256,
