@@ -32,8 +32,9 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|PIL|Image|pathlib|collections|typing|nn|huggingface_hub)\..*"),
-    (r"py:.*", r"Tensor|Path|T|C|Figure|zsbir\.registry\.[TC]"),
-    (r"py:.*", r"Device|Domain|Keep|Kind|Labels|Model|Precision|Source|Rule|Schedule|SelectOn|Split|StrokeStyle"),
+    (r"py:.*", r"Tensor|Path|T|C|Figure|zsbir\.\w+(\.\w+)?\.[TC]"),
+    (r"py:.*", r"Device|Domain|Images|Kind|Labels|Model|Precision|Protocols|Rule|Source|Schedule"),
+    (r"py:.*", r"SelectOn|Split|StrokeStyle"),
     (r"py:.*", r"Count|Natural|NonNegative|OpenProportion|Positive|PositiveProportion|Proportion|Ratio"),
 ]
 linkcheck_timeout = 20

@@ -81,7 +81,6 @@ _WHERE = {
     "ZsbirError": "errors",
     "embed": "methods.embedding",
     "embed_split": "methods.embedding",
-    "embed": "methods.embedding",
     "import_file": "registry",
     "load": "methods.saving",
 }

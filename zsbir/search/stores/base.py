@@ -59,7 +59,7 @@ class Store:
             k: How many are wanted, at least 1.
 
         Returns:
-            Scores (q, k) float32, falling, and ids (q, k); where there are fewer than k: score -inf and id -1.
+            The scores, (q, k) float32, falling, and the ids, (q, k). Where there are fewer than k, -inf and -1.
         """
         raise TypeError(f"{type(self).__name__} has no search")
 
