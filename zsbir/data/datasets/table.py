@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from zsbir.arguments import Count, Natural, Positive
+from zsbir.arguments import Count, Natural, Positive, Ratio
 from zsbir.data import DATASETS
-from zsbir.data.base import Dataset, Part
+from zsbir.data.base import Dataset
 from zsbir.data.datasets.folder import Unseen, choose_unseen, existing_folder
 from zsbir.data.formats import kind_of, split_record
 from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, records_in
@@ -59,7 +59,7 @@ class TableDataset(Dataset):
         unseen: Unseen = (),
         validation: int | float | None = None,
         seed: Natural = 0,
-        hold_out: Part = 0.0,
+        hold_out: Ratio = 0.0,
         stroke_size: Count = 256,
         line_width: Positive | None = None,
     ) -> None:
