@@ -173,6 +173,19 @@ def test_templates_are_averaged():
         VxL(prompts="photo")
 
 
+def test_raw_names_and_plain_statistics_are_puxims_release():
+    masker, spoken = small(prompts="raw", statistics="half"), small()
+    spoken.clip.load_state_dict(masker.clip.state_dict())
+    encode, tokenizer = masker.clip.encode_text, open_clip.SimpleTokenizer(context_length=16)
+    for name, said in (("hot-air_balloon", "hot air balloon"), ("saw", "hand saw")):
+        texts = encode(tokenizer([name, said]), normalize=True)
+        torch.testing.assert_close(masker.text_features(["a", name])[1], texts[0])
+        torch.testing.assert_close(spoken.text_features(["a", name])[1], texts[1])
+        assert not torch.allclose(texts[0], texts[1])
+    photos = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(masker._prepare(photos, (4, 4)), 2 * photos - 1)
+
+
 def test_map_is_resized_to_the_encoder_grid():
     masker = small()
     photos = torch.rand(2, 3, 40, 40)

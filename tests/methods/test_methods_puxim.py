@@ -176,6 +176,10 @@ def test_published_is_the_releases_batch_size_and_decoder():
     published, own = zsbir.build("puxim", **TINY, published=True), zsbir.build("puxim", **TINY)
     assert (published.recipe.batch_size, own.recipe.batch_size) == (2, 32)
     assert (published.recipe.anchor, own.recipe.anchor) == ("class", "class")
+    maskers = [zsbir.build("puxim", **{**TINY, "masker": "vxl"}, published=how).masker for how in (True, False)]
+    assert [(m.raw, m.statistics) for m in maskers] == [(True, "half"), (False, "clip")]
+    kept = zsbir.build("puxim", **{**TINY, "masker": {"name": "vxl", "prompts": "ensemble"}}, published=True).masker
+    assert (kept.raw, kept.statistics, len(kept.templates)) == (False, "half", 80)
     assert [m.interaction.layers[0].self_attn.batch_first for m in (published, own)] == [False, True]
 
 

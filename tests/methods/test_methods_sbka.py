@@ -10,7 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import zsbir
+from tests.data.data_trees import benchmark_tree
+from zsbir import cli
 from zsbir.data.semantic import imagenet_labels, semantic_prior
+from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 from zsbir.methods._sbka_net import PRESETS
 from zsbir.methods.sbka import SBKA
@@ -243,3 +246,28 @@ def test_default_matcher_is_one_to_many_without_labels():
     assert matcher.clusters == "auto"
     assert matcher.transductive
     assert set(PRESETS) == {"sketchy", "tuberlin", "quickdraw"}
+
+
+@pytest.mark.parametrize(("name", "preset", "shown"), [
+    ("quickdraw-30", "quickdraw", (3, 0.0, 0.1)), ("tuberlin-30", "tuberlin", (5, 0.3, 0.1)),
+    ("sketchy-21", "sketchy", (9, 0.3, 1 / 3)),
+])  # fmt: skip
+def test_training_takes_the_presets_of_its_data_set_and_says_so(name, preset, shown, tmp_path, monkeypatch, capsys):
+    held = []
+    monkeypatch.setattr(Trainer, "fit", lambda self: held.append(self))
+    root = benchmark_tree(tmp_path / "data", name)
+    command = ["train", "sbka", "--dataset", name, "--root", str(root), "--backbone", "test_convnext2",
+               "--no-pretrained", "--batch-size", "20", "--device", "cpu"]  # fmt: skip
+    assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert f"settings published for {name}: preset={preset} (--set changes it)" in capsys.readouterr().out
+    method = held[0].method
+    assert (method.warmup, method.prior_weight, held[0].recipe.sketch_share) == pytest.approx(shown)
+    assert method.spec["preset"] == preset
+    other = next(one for one in PRESETS if one != preset)
+    assert cli.main([*command, "--out", str(tmp_path / "own"), "--set", f"preset={other}", "warmup=1"]) == 0
+    assert "settings published" not in capsys.readouterr().out
+    assert (held[1].method.spec["preset"], held[1].method.warmup) == (other, 1)
+
+
+def test_other_data_has_no_published_settings():
+    assert SBKA.published_for("openmoji") == {}

@@ -225,6 +225,8 @@ def _run_notes(run: Mapping[str, Any], dataset: Dataset, method: Method, part: P
     notes = list(dataset.notes)
     if run.get("settings", {}).get("select_on") == "test":
         notes.append("not honest model selection: the checkpoint was chosen on the test classes")
+    if "released" in run.get("settings", {}):
+        notes.append(f"the authors' checkpoint: {run['settings']['released']}")
     if part == "validation":
         notes.append("these are the held-out seen classes (validation), not the unseen ones")
     backbone = method.spec.get("backbone")

@@ -125,6 +125,14 @@ def build_method(
     return METHODS.build(name, **joined(options, arguments, "--set"))
 
 
+def published_for(method: str, dataset: str) -> dict[str, Any]:
+    """Return the arguments of a method that are published for a dataset, both by name."""
+    from zsbir.methods import METHODS
+
+    published = getattr(METHODS.get(method), "published_for", None)
+    return {} if published is None else dict(published(dataset))
+
+
 def free_folder(parent: Path, name: str) -> Path:
     """Return the first of ``name-1``, ``name-2``, ... under `parent` that does not exist."""
     number = 1

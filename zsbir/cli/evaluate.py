@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction
 
 from zsbir.cli._maps import MapOf
+from zsbir.cli._released import ReleasedOptions, run_of_weights
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from zsbir.evaluation.report import Report
 
 _MAP = "Map of sketch and photo embeddings"
+_NO_CHECKPOINT = ReleasedOptions()
 Setting = Literal["zero-shot", "generalised", "fine-grained", "binary", "few-queries"]
 
 
 def evaluate(
-    run: Annotated[tuple[Path, ...], Positional],
+    run: Annotated[tuple[Path, ...], Positional] = (),
     protocol: UseAppendAction[tuple[str, ...]] = (),
     matcher: str | None = None,
     set: tuple[str, ...] = (),
@@ -40,6 +42,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     seed: int = 0,
+    released: ReleasedOptions = _NO_CHECKPOINT,
 ) -> None:
     """Evaluate runs or saved embeddings; writes report.json, report.md and report.html, and prints the results.
 
@@ -67,6 +70,7 @@ def evaluate(
         batch_size: Images a step.
         workers: Processes that decode images.
         seed: Of the bootstrap and of ITQ.
+        released: The authors' checkpoint instead of a run.
     """
     from importlib.util import find_spec
 
@@ -76,8 +80,12 @@ def evaluate(
     from zsbir.evaluation.distributed import is_first, joined_processes
     from zsbir.evaluation.evaluator import Evaluator
 
+    if released.given:
+        if run:
+            raise ZsbirError("name runs, or the authors' checkpoint with --method and --weights, not both")
+        run, out = (run_of_weights(released, out),), None
     if not run:
-        raise ZsbirError("name at least one run folder or folder of embeddings")
+        raise ZsbirError("name at least one run folder or folder of embeddings, or an authors' checkpoint (--weights)")
     if seeds and len(run) < 2:
         raise ZsbirError("--seeds sums up several runs: name at least two")
     if html and find_spec("matplotlib") is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -231,7 +232,7 @@ def _built(
     """Return the run folder, the dataset and the method of a new run."""
     import torch
 
-    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder
+    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, published_for
     from zsbir.engine.run import refuse_taken
 
     name = data.dataset or "openmoji"
@@ -242,6 +243,11 @@ def _built(
     parts = assignments(model.set, "--set")
     if model.backbone is not None:
         parts["backbone"] = {"name": model.backbone, **parts["backbone"]} if "backbone" in parts else model.backbone
+    published = {key: value for key, value in published_for(method, name).items() if key not in parts}
+    if published and os.environ.get("RANK", "0") == "0":
+        said = ", ".join(f"{key}={value}" for key, value in published.items())
+        print(f"settings published for {name}: {said} (--set changes it)")
+    parts |= published
     torch.manual_seed(seed)
     return folder, dataset, build_method(method, dataset.train.classes, not model.no_pretrained, model.weights, parts)
 

@@ -36,18 +36,20 @@ class VxL(Masker):
         keep: Number of patches to keep instead.
         threshold: Keep what exceeds it instead, in maps scaled to [0, 1].
         blocks: How many of the last blocks get the surgery path.
-        prompts: ``"word"``: the class name alone, as published; ``"ensemble"``: the mean over open_clip's ImageNet
-            templates; or templates of one's own with ``{}`` where the class name goes. The name is as
-            `zsbir.names.prompt_name` says it.
+        prompts: ``"word"``: the class name alone, as `zsbir.names.prompt_name` says it; ``"raw"``: as the data set
+            writes it, as in PuXIM's release; ``"ensemble"``: the mean over open_clip's ImageNet templates; or templates
+            of one's own with ``{}`` where the spoken name goes.
         generic: The text that stands for what every photo has.
         norm: Axis over which the image tokens are normalised: ``"tokens"`` as the published code does, or
             ``"features"`` as CLIP does.
+        statistics: Photos are normalised with CLIP's own mean and std (``"clip"``), or both 0.5 (``"half"``, as in
+            PuXIM's release).
         image_size: Side of CLIP's input in pixels. None: the encoder's grid times CLIP's patch size, but no less than
             the size CLIP was trained at. When CLIP's grid is not the encoder's, the map is resized to it.
         precision: ``"auto"``: bfloat16 on a GPU, float32 elsewhere; or one of both. Maps are made in float32.
 
     CLIP is made at the first use and is no part of the state: a trained method needs none to embed, and `spec` says
-    how it was made. Photos are normalised with CLIP's own mean and std.
+    how it was made.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class VxL(Masker):
         prompts: str | Sequence[str] = "word",
         generic: str = "a",
         norm: Literal["tokens", "features"] = "tokens",
+        statistics: Literal["clip", "half"] = "clip",
         image_size: Count | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
     ) -> None:
@@ -68,7 +71,8 @@ class VxL(Masker):
         refuse_both(keep, threshold)
         self.model, self.weights, self.blocks = model, weights, blocks
         self.ratio, self.keep, self.threshold = ratio, keep, threshold
-        self.templates, self.generic = _templates(prompts), generic
+        self.templates, self.generic, self.raw = _templates(prompts), generic, prompts == "raw"
+        self.statistics = statistics
         self.norm, self.image_size, self.precision = norm, image_size, precision
         # In a list, so that torch does not register it as a submodule: it is frozen and not saved.
         self._clip: list[Any] = []
@@ -129,7 +133,7 @@ class VxL(Masker):
     def _encode(self, names: list[str]) -> list[Tensor]:
         if self._tokenizer is None:
             self._tokenizer = clip_tokenizer(self.model)
-        spoken = [name if name == self.generic else prompt_name(name) for name in names]
+        spoken = [name if self.raw or name == self.generic else prompt_name(name) for name in names]
         made = [("{}",) if name == self.generic else self.templates for name in names]
         texts = [t.replace("{}", word) for word, templates in zip(spoken, made, strict=True) for t in templates]
         device = self.clip.visual.conv1.weight.device
@@ -158,7 +162,8 @@ class VxL(Masker):
         size = (h * visual.patch_size[0], w * visual.patch_size[1])
         if tuple(images.shape[2:]) != size:
             images = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
-        mean, std = (torch.tensor(s, device=images.device).view(3, 1, 1) for s in image_statistics(visual))
+        statistics = ((0.5,) * 3,) * 2 if self.statistics == "half" else image_statistics(visual)
+        mean, std = (torch.tensor(s, device=images.device).view(3, 1, 1) for s in statistics)
         return ((images - mean) / std).to(visual.conv1.weight.dtype)
 
 
@@ -170,7 +175,7 @@ def _resize(maps: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Ten
 
 
 def _templates(prompts: str | Sequence[str]) -> tuple[str, ...]:
-    if prompts == "word":
+    if prompts in ("word", "raw"):
         return ("{}",)
     if prompts == "ensemble":
         from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -179,5 +184,5 @@ def _templates(prompts: str | Sequence[str]) -> tuple[str, ...]:
     given = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     wrong = [template for template in given if "{}" not in template]
     if wrong or not given:
-        raise ZsbirError(f"prompts={prompts!r}: say 'word', 'ensemble', or give templates that contain {{}}")
+        raise ZsbirError(f"prompts={prompts!r}: say 'word', 'raw', 'ensemble', or give templates that contain {{}}")
     return given

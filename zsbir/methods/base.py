@@ -217,6 +217,11 @@ class Method(nn.Module, ModelHubMixin):
         """
         raise ZsbirError(f"{type(self).__name__} has no released checkpoint that zsbir can read")
 
+    @classmethod
+    def published_for(cls, dataset: str) -> dict[str, Any]:
+        """Return the constructor's arguments that are published for a data set, by its registry name."""
+        return {}
+
     def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
         """Return (C, C) weights for drawing the negative class (row: anchor), or None for uniform."""
         return None

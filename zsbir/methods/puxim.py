@@ -21,7 +21,9 @@ Deviations from the release:
   the release never draws the first file.
 - The best checkpoint is chosen on held-out seen classes; the release chooses it on the test classes, which is
   ``select_on="test"`` here.
-- Masks are made from photos normalised as CLIP expects; texts are encoded once per class, with the same result.
+- Masks are made from photos normalised as CLIP expects, with class names as people say them; the release gives CLIP
+  the encoder's images and the data set's names. Texts are encoded once per class, with the same result.
+- ``published=True`` turns back decoder, batch size, names and CLIP's images.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class PuXIM(Method):
         layers: Its layers.
         heads: Its attention heads.
         hidden: Its feed-forward width.
-        published: As the release computes, for what is left at None, and in batches of 2.
+        published: As the release computes: for what is left at None; in batches of 2; and ``vxl`` with raw class names
+            and photos normalised with 0.5.
         preprocess: What is prepared otherwise than published (sketches cropped to what is drawn and padded, photos
             bicubic), see `zsbir.data.preprocess.Preprocess`.
     """
@@ -116,7 +119,9 @@ class PuXIM(Method):
             raise ZsbirError("puxim needs a backbone with patch tokens, such as 'vit_base_patch16_224'")
         self.preprocess = Preprocess.of(self.encoder, preprocess, sketch="crop-pad-released", photo="bicubic")
         if isinstance(masker, (str, Mapping)):
-            masker = masker_spec(masker, clip_weights, pretrained)
+            named = {"name": masker} if isinstance(masker, str) else masker
+            released = {"prompts": "raw", "statistics": "half"} if published and named.get("name") == "vxl" else {}
+            masker = masker_spec({**released, **named}, clip_weights, pretrained)
         elif clip_weights is not None:
             raise ZsbirError("clip_weights has no effect on a ready masker: give it its weights, or name it instead")
         self.masker = MASKERS.build(masker)

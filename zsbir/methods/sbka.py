@@ -48,7 +48,8 @@ class SBKA(Method):
         backbone: Any timm model with a linear classifier.
         pretrained: Load timm's weights, head included (needs the network once).
         weights: A local weights file for the backbone, head included, instead.
-        preset: Published settings: ``"sketchy"``, ``"tuberlin"`` or ``"quickdraw"``.
+        preset: Published settings: ``"sketchy"``, ``"tuberlin"`` or ``"quickdraw"``; `zsbir train` takes those of its
+            data set.
         warmup: Last epoch, from 0, in which the teacher's head is fixed; None: the preset's.
         prior: Weight of the semantic similarity, 0 for none; None: the preset's.
         noise: Weight of the KL term.
@@ -156,6 +157,12 @@ class SBKA(Method):
             {"params": [*self.student.parameters(), *self.head.parameters()]},
             {"params": list(self.teacher.head.parameters()), "lr": recipe.lr * share},
         ]
+
+    @classmethod
+    def published_for(cls, dataset: str) -> dict[str, Any]:
+        """Return the preset of the data set's family: ``"quickdraw"`` for ``"quickdraw-30"``."""
+        family = dataset.partition("-")[0]
+        return {"preset": family} if family in PRESETS else {}
 
     def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the student and its head over the seen classes, of the release's ``model_best.pth.tar``."""
