@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import re
+from dataclasses import fields, is_dataclass
 
 import pytest
 
@@ -114,7 +115,9 @@ def test_commands_in_the_text_exist(page):
         assert words[1] in cli.COMMANDS, f"{name(page)}: {piece}"
         found = cli._command(words[1])
         functions = list(found.values()) if isinstance(found, dict) else [found]
-        known = {key.rstrip("_") for function in functions for key in inspect.signature(function).parameters}
+        parameters = {key: p for function in functions for key, p in inspect.signature(function).parameters.items()}
+        groups = [fields(p.default) for p in parameters.values() if is_dataclass(p.default)]
+        known = {key.rstrip("_") for key in (*parameters, *(item.name for group in groups for item in group))}
         for option in re.findall(r"--([a-z-]+)", piece):
             assert {option.replace("-", "_"), option.removeprefix("no-").replace("-", "_")} & {*known, "help"}, (
                 f"{name(page)}: {piece}"

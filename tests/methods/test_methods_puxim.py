@@ -331,8 +331,8 @@ def embeddings(method, images, domain, tokens=True):
 def test_relation_reranks_the_top_of_the_cosine_ranking():
     method = zsbir.build("puxim", **TINY).eval()
     g = torch.Generator().manual_seed(1)
-    queries = embeddings(method, torch.randn(3, 3, 64, 64, generator=g), "sketch")
-    gallery = embeddings(method, torch.randn(7, 3, 64, 64, generator=g), "photo")
+    queries = embeddings(method, torch.rand(3, 3, 64, 64, generator=g), "sketch")
+    gallery = embeddings(method, torch.rand(7, 3, 64, 64, generator=g), "photo")
     cosine = F.normalize(queries.vectors, dim=1) @ F.normalize(gallery.vectors, dim=1).T
     method.requires_grad_(False)
     whole = RelationMatcher.of(method.interaction, top=4, chunk=5).fit(gallery).scores(queries)
@@ -359,7 +359,7 @@ def test_relation_reads_a_checkpoint(tmp_path):
     a, b = torch.randn(2, 5, 128), torch.randn(2, 6, 128)
     torch.testing.assert_close(decoder(a, b), method.interaction(a, b))
     matcher = zsbir.MATCHERS.build("relation", weights=str(tmp_path), top=2)
-    images = torch.randn(3, 3, 64, 64)
+    images = torch.rand(3, 3, 64, 64)
     with pytest.raises(ZsbirError, match="patch tokens of the gallery"):
         matcher.fit(embeddings(method, images, "photo", tokens=False))
     assert matcher.fit(embeddings(method, images, "photo")).scores(embeddings(method, images, "sketch")).shape == (3, 3)
