@@ -74,6 +74,12 @@ def _grouped(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, A
     return whole
 
 
+def options(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a command's options, those in groups included."""
+    parameters = inspect.signature(function).parameters.items()
+    return [option for name, parameter in parameters for option in _flat(name, parameter.default)]
+
+
 def check_names(call: Call) -> None:
     """Assert that what a command line names exists: methods, datasets, backbones, matchers, their arguments."""
     function, given = call

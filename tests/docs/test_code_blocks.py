@@ -1,16 +1,14 @@
 """Every code block of README and docs: Python is run, command lines are read by the real one and run where cheap."""
 
 import contextlib
-import inspect
 import io
 import re
-from dataclasses import fields, is_dataclass
 
 import pytest
 
 import zsbir
 from tests.docs.blocks import PAGES, ROOT, blocks, commands, inline
-from tests.docs.command_lines import check_names, check_other, read, run_small
+from tests.docs.command_lines import check_names, check_other, options, read, run_small
 from tests.docs.reader import files, variables
 from zsbir import cli
 
@@ -115,9 +113,7 @@ def test_commands_in_the_text_exist(page):
         assert words[1] in cli.COMMANDS, f"{name(page)}: {piece}"
         found = cli._command(words[1])
         functions = list(found.values()) if isinstance(found, dict) else [found]
-        parameters = {key: p for function in functions for key, p in inspect.signature(function).parameters.items()}
-        groups = [fields(p.default) for p in parameters.values() if is_dataclass(p.default)]
-        known = {key.rstrip("_") for key in (*parameters, *(item.name for group in groups for item in group))}
+        known = {key.rstrip("_") for function in functions for key in options(function)}
         for option in re.findall(r"--([a-z-]+)", piece):
             assert {option.replace("-", "_"), option.removeprefix("no-").replace("-", "_")} & {*known, "help"}, (
                 f"{name(page)}: {piece}"

@@ -24,6 +24,8 @@ def compare(
     Both must have been evaluated with `zsbir evaluate` on the same sketches; the test is the paired randomisation test
     over queries.
 
+    Example: zsbir compare runs/a runs/b --metric mAP@all
+
     Args:
         run_a: An evaluated run, or its evaluation folder.
         run_b: Another.

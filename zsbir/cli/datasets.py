@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def list_(json: bool = False) -> None:
     """List the data sets.
 
+    Example: zsbir datasets list
+
     Args:
         json: Print JSON.
     """
@@ -32,6 +34,8 @@ def list_(json: bool = False) -> None:
 
 def info(name: Annotated[str, Positional], json: bool = False) -> None:
     """Show a data set: its classes, list files, published counts, and how pure it is after ImageNet-1k.
+
+    Example: zsbir datasets info sketchy-21
 
     Args:
         name: A data set's name, see `zsbir datasets list`.
@@ -77,6 +81,8 @@ def check(
     json: bool = False,
 ) -> int:
     """Check a data set on the disk: counts, missing and broken files, duplicates; writes nothing. Exit code 0 or 1.
+
+    Example: zsbir datasets check sketchy-25 --root data/Sketchy --decode
 
     Args:
         name: A data set's name, see `zsbir datasets list`.
@@ -128,6 +134,8 @@ def split(
 ) -> None:
     """Write a split file: classes, files and their SHA-256, for `--split` and for others to repeat.
 
+    Example: zsbir datasets split --root my-data --unseen giraffe,horse --validation 2 -o split.json
+
     Args:
         root: The data set's folder; the file names are relative to it.
         unseen: Test classes: names with commas, or how many to draw (data set `folder`).
@@ -162,6 +170,8 @@ def cache(
     workers: int | None = None,
 ) -> int:
     """Decode and resize every image once into a cache folder, so that training need not. Exit code 1 if some failed.
+
+    Example: zsbir datasets cache sketchy-25 --root data/Sketchy --folder cache --size 224
 
     Args:
         name: A data set's name, see `zsbir datasets list`.

@@ -46,6 +46,8 @@ def evaluate(
 ) -> None:
     """Evaluate runs or saved embeddings; writes report.json, report.md and report.html, and prints the results.
 
+    Example: zsbir evaluate runs/dann-folder-1 --protocol standard --protocol sbka
+
     Args:
         run: Run folders of `zsbir train`, or folders of embeddings from `zsbir embed` or elsewhere.
         protocol: A protocol's name, see `zsbir protocols list`; may be given several times. Default: standard.

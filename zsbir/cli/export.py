@@ -13,6 +13,8 @@ def export(run: Annotated[Path, Positional], out: Path, format: Literal["onnx", 
 
     Both take (B, 3, H, W) float32 images in [0, 1] and give (B, D) embeddings.
 
+    Example: zsbir export runs/a --out exported
+
     Args:
         run: A run folder of `zsbir train`, or its best/ or last/.
         out: A new folder.

@@ -8,6 +8,8 @@ import json as json_module
 def listing(json: bool = False) -> None:
     """List methods, datasets, backbones, maskers, matchers, protocols and stores, plugins included.
 
+    Example: zsbir list --json
+
     Args:
         json: Print JSON.
     """

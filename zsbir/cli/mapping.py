@@ -25,6 +25,8 @@ def mapping(
 
     Only what is shown is embedded, so a map costs much less than an evaluation.
 
+    Example: zsbir map runs/a --classes 10
+
     Args:
         run: A run folder of `zsbir train`, or a folder of embeddings.
         out: The picture to write (.png, .svg or .pdf); default: RUN/map.png.

@@ -33,6 +33,8 @@ def masks(
 ) -> None:
     """Draw the heat map and the kept patches over photos: from left to right photo, heat map, what is kept.
 
+    Example: zsbir masks vxl photos --label giraffe --out masks.png
+
     Args:
         what: The run folder of a trained puxim, or a masker's name, see `zsbir list`.
         photos: A photo, or a folder of photos (with class folders, too).

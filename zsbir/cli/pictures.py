@@ -35,6 +35,8 @@ def pictures(
 
     Right photos are framed green, wrong ones red; the same goes into a report with `zsbir evaluate --show`.
 
+    Example: zsbir pictures runs/a --random 5
+
     Args:
         run: A run folder of `zsbir train`, or a folder of its embeddings.
         query: Sketches of the test split: files, as their path, its end, or the full path.

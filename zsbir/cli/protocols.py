@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 def list_() -> None:
-    """Print every protocol with its definition and who uses it."""
+    """Print every protocol with its definition and who uses it.
+
+    Example: zsbir protocols list
+    """
     from zsbir.evaluation.protocols import PROTOCOLS
 
     for name in PROTOCOLS.names():
@@ -17,6 +20,8 @@ def explain(map: float, prec: float, k: int, tolerance: float = 0.0005) -> None:
 
     With the denominators min(R, k) and k, mAP@k cannot be above P@k where every class has at least k photos; a pair
     that breaks this comes from another protocol.
+
+    Example: zsbir protocols explain --map 0.805 --prec 0.768 --k 200
 
     Args:
         map: The published mAP@k, in [0, 1].

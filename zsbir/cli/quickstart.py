@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int = 2, epochs: int = 6) -> None:
     """Train a method on seen classes and test it on unseen ones, with data made on the spot (about 2 minutes).
 
+    Example: zsbir quickstart
+
     Args:
         out: A new folder for the checkpoint, metrics.json and results.png.
         seed: Of everything.

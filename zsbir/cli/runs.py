@@ -12,6 +12,8 @@ from tyro.conf import Positional
 def runs(folder: Annotated[Path, Positional] = Path("runs"), json: bool = False) -> None:
     """List runs with their state and best score (mAP@all, or accuracy where that selects).
 
+    Example: zsbir runs runs --json
+
     Args:
         folder: Where the run folders are.
         json: Print JSON.

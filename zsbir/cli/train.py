@@ -136,9 +136,7 @@ def train(
 ) -> None:
     """Train a method on the seen classes of a dataset; evaluate it afterwards with `zsbir evaluate RUN`.
 
-    Examples:
-      zsbir train dann --dataset folder --root my-data --unseen giraffe,horse --backbone lite0
-      zsbir train --resume runs/dann-folder-1
+    Example: zsbir train dann --dataset folder --root my-data --unseen giraffe,horse --backbone lite0
 
     Args:
         method: A method's name, see `zsbir list`.
