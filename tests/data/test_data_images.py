@@ -1,11 +1,14 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from zsbir.data import images
 from zsbir.data.images import load_image
 from zsbir.errors import ZsbirError
 
@@ -54,13 +57,64 @@ def test_16_bit_grey(tmp_path):
         assert (saved(tmp_path, Image.fromarray(values), name)[0, :, 0] == [0, 1, 255, 128]).all()
 
 
-def test_floating_point(tmp_path):
-    assert (
-        saved(tmp_path, Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), "a.tif")[0, :, 1] == [0, 128, 255]
-    ).all()
-    assert (
-        saved(tmp_path, Image.fromarray(np.array([[0, 99, 255]], np.float32)), "b.tif")[0, :, 1] == [0, 99, 255]
-    ).all()
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_what_no_photo_is_stored_as_is_refused(tmp_path, mode):
+    Image.new(mode, (3, 2), 70_000 if mode == "I" else 1).save(tmp_path / "a.tif")
+    with pytest.raises(ZsbirError, match=r"a\.tif: images of .* are not read"):
+        load_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_bands_change_nothing(tmp_path, mode, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (23, 17, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image, options = Image.fromarray(values[..., 0].astype(np.uint16) * 257), {}
+    else:
+        image = Image.fromarray(values).convert("RGB" if mode == "P" else mode)
+        image, options = (image.quantize(8), {"transparency": 3}) if mode == "P" else (image, {})
+    whole = saved(tmp_path, image, "a.png", **options)
+    monkeypatch.setattr(images, "_BAND", 60)
+    assert (saved(tmp_path, image, "a.png", **options) == whole).all()
+
+
+def test_a_jpeg_is_decoded_no_larger_than_needed(tmp_path):
+    Image.new("RGB", (800, 600), (9, 90, 200)).save(tmp_path / "a.jpg")
+    assert load_image(tmp_path / "a.jpg").size == (800, 600)
+    assert load_image(tmp_path / "a.jpg", at_least=100).size == (200, 150)
+    assert load_image(tmp_path / "a.jpg", at_least=599).size == (800, 600)
+    assert load_image(tmp_path / "a.jpg", at_least=5000).size == (800, 600)
+    Image.new("RGB", (800, 600)).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png", at_least=100).size == (800, 600)
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.dds", "a.psd", "a.ico"])
+def test_a_format_that_is_not_read_is_refused_whatever_its_name(tmp_path, name, monkeypatch):
+    """EPS above all: Pillow hands it to Ghostscript."""
+    monkeypatch.setattr(subprocess, "check_call", lambda *_: pytest.fail("a program was started"))
+    content = {
+        "a.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+        "a.psd": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 4, 4, 8, 3) + bytes(14),
+    }
+    path = tmp_path / name
+    if name in content:
+        path.write_bytes(content[name])
+    else:
+        Image.new("RGB", (4, 4)).save(path)
+    path = path.rename(tmp_path / "named.png")
+    with pytest.raises(ZsbirError, match=r"named\.png: it is in none of the formats that are read"):
+        load_image(path)
+
+
+def test_whatever_a_decoder_raises_is_one_sentence(tmp_path, rgb, monkeypatch):
+    rgb.save(tmp_path / "a.png")
+    for error, message in (
+        (KeyError("x"), "'x'"),
+        (MemoryError(), "more memory than there is"),
+        (OSError(), "OSError"),
+    ):
+        monkeypatch.setattr(images, "upright", lambda image, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(ZsbirError, match=rf"cannot decode the image .*a\.png: .*{message}"):
+            load_image(tmp_path / "a.png")
 
 
 def test_transparency_is_white(tmp_path):
@@ -132,5 +186,31 @@ def test_decompression_bomb_is_refused(tmp_path):
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
     )
-    with pytest.raises(ZsbirError, match=r"bomb\.png.*bomb"):
+    with pytest.raises(ZsbirError, match=r"bomb\.png"):
         load_image(path)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
+    """13,000 x 13,000 of 16 bits fit into 0.3 MB, and took 5 GB."""
+    Image.fromarray(np.zeros((1000, 1000), np.uint16)).save(tmp_path / "small.png")
+    content = bytearray((tmp_path / "small.png").read_bytes())
+    content[16:24] = struct.pack(">II", 9000, 9000)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    (tmp_path / "large.png").write_bytes(content)
+    with pytest.raises(ZsbirError, match=r"9000 x 9000 pixels are more than the 80,000,000"):
+        load_image(tmp_path / "large.png")
+
+
+def test_memory_of_a_large_image(tmp_path):
+    """A third of a megabyte of 16-bit grey; measured in a process of its own."""
+    pytest.importorskip("resource")
+    Image.fromarray(np.zeros((6000, 8000), np.uint16)).save(tmp_path / "a.png")
+    code = (
+        "import resource, sys; from zsbir.data.images import load_image\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = used(); load_image(sys.argv[1]); print((used() - before) * 1024)"
+    )
+    # Started by a small process: what `ru_maxrss` counts is inherited.
+    command = f"exec {sys.executable} -c '{code}' {tmp_path / 'a.png'}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=120)
+    assert int(done.stdout) < 500e6, done.stderr

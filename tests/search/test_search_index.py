@@ -100,16 +100,16 @@ def test_continues_where_it_was_stopped(method, photos, tmp_path, monkeypatch):
     calls = []
     real = module.load_image
 
-    def stops(path):
+    def stops(path, **options):
         calls.append(path)
         if len(calls) == 8:
             raise KeyboardInterrupt
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(module, "load_image", stops)
     with pytest.raises(KeyboardInterrupt):
         Index.build(method, photos, tmp_path / "i", batch_size=3, workers=1)
-    monkeypatch.setattr(module, "load_image", lambda path: calls.append(path) or real(path))
+    monkeypatch.setattr(module, "load_image", lambda path, **options: calls.append(path) or real(path, **options))
     calls.clear()
     index = Index.load(tmp_path / "i")
     assert len(index) == 6

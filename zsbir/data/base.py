@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from zsbir.data.images import load_image
 from zsbir.data.manifest import describe
-from zsbir.data.strokes import StrokeStyle, open_image
+from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
 from zsbir.types import Paths, Records, Split
 
@@ -142,7 +143,7 @@ class Dataset:
 
     def open(self, record: str) -> Image.Image:
         """Return one image by its full path (``Records.file``) as RGB; subclasses that make images override it."""
-        return open_image(record, self._style)
+        return load_image(record, self._style)
 
     def object_mask(self, record: str) -> npt.NDArray[np.bool_] | None:
         """Return (H, W) bool, True on the object of a photo, or None where the dataset does not know it."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -42,7 +44,6 @@ class ImageSource:
         cache: str | Path | None = None,
         features: Callable[[str, Domain], Tensor] | None = None,
     ) -> None:
-        self.open = load_image if dataset is None else dataset.open
         self.dataset = dataset
         self.preprocess = preprocess
         self.size = preprocess.size
@@ -57,13 +58,19 @@ class ImageSource:
         variant = "" if self.dataset is None else self.dataset.variant
         for domain in domains:
             how = self.preprocess.how(domain)
-            self._caches[domain] = ImageCache(folder, self.size, how, self.open, variant)
+            self._caches[domain] = ImageCache(folder, self.size, how, self._opener(domain), variant)
 
     def image(self, file: str, domain: Domain) -> Pixels:
         """Return (size, size, 3) uint8; raises ZsbirError for a file that cannot be read."""
         if domain in self._caches:
             return self._caches[domain].get(file)
-        return self.preprocess.pixels(self.open(file), domain)
+        return self.preprocess.pixels(self._opener(domain)(file), domain)
+
+    def _opener(self, domain: Domain) -> Callable[[str], Image.Image]:
+        if self.dataset is not None:
+            return self.dataset.open
+        # Photos of any size: what is lost by decoding a JPEG at about twice the square's side cannot be seen in it.
+        return partial(load_image, at_least=2 * self.size) if domain == "photo" else load_image
 
     def tensor(self, file: str, domain: Domain) -> Tensor:
         """Return (3, size, size) uint8, or what the model's frozen layers make of it, in float16."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from zsbir.data.formats import is_drawing, kind_of, split_record
+from zsbir.data.formats import kind_of, split_record
 from zsbir.data.isolation import Budget, IsolatedError, isolated
 from zsbir.errors import ZsbirError
 from zsbir.files import open_regular
@@ -51,15 +51,6 @@ class StrokeStyle:
                 f"drawings cannot be rasterised at {self.size} px with lines of {self.line_width} px and a margin of "
                 f"{self.margin}: sizes must be positive, the margin below 0.5"
             )
-
-
-def open_image(record: str, style: StrokeStyle) -> Image.Image:
-    """Return a record as RGB: a drawing in the given style, any other image decoded."""
-    if is_drawing(record):
-        return load_drawing(record, style)
-    from zsbir.data.images import load_image
-
-    return load_image(record)
 
 
 def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:
