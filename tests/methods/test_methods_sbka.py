@@ -172,6 +172,14 @@ def test_phases_and_presets(preset, last):
     assert sum(len(g["params"]) for g in groups) == len([p for p in method.parameters() if p.requires_grad])
 
 
+def test_published_augments_as_released():
+    published = zsbir.build("sbka", classes=list(CLASSES), backbone="test_convnext2", image_size=SIZE, published=True)
+    recipe = published.recipe
+    assert (recipe.augment, recipe.sketch_fill, recipe.photo_fill) == ("affine-corner", 0.0, 0.0)
+    own = zsbir.build("sbka", classes=list(CLASSES), backbone="test_convnext2", image_size=SIZE).recipe
+    assert (own.augment, own.sketch_fill, own.photo_fill) == ("affine", 1.0, None)
+
+
 def test_only_the_teachers_head_is_trainable_and_stays_in_evaluation(method):
     method.train()
     assert not method.teacher.training

@@ -60,32 +60,46 @@ class RawBatch:
         )  # fmt: skip
 
 
-def affine_matrices(count: int, rng: np.random.Generator, probability: float) -> npt.NDArray[np.float32]:
+FILE_SIDE = 256
+"""Side in pixels of the files that SBKA's shift was published for (Sketchy's)."""
+
+
+def affine_matrices(
+    count: int, rng: np.random.Generator, probability: float, corner: bool = False
+) -> npt.NDArray[np.float32]:
     """Draw SBKA's augmentation (arXiv 2312.10320, released code): flip, scale, rotation, shift, each at 0.5.
+
+    The two axes are scaled at the same coin, by factors of their own, and shifted likewise.
 
     Args:
         count: How many images.
         rng: The source of randomness.
         probability: Share of the images that are augmented at all.
+        corner: Scale and rotate about the top left corner, as released, not about the centre: this moves the image's
+            centre by an eighth of its side on average, and parts of the object leave the picture.
 
     Returns:
         (count, 2, 3) float32 maps from output to input position in [-1, 1] coordinates, as ``affine_grid`` takes
-        them: flip left-right; scale of each axis in [0.7, 1.3]; rotation within ±30°; shift within ±10 of 224 pixels.
+        them: flip left-right; scale of each axis in [0.7, 1.3]; rotation within ±30°; shift within ±10 of 256 pixels.
     """
-
-    def half(values: npt.NDArray[np.float64], otherwise: float) -> npt.NDArray[np.float64]:
-        use = (rng.random(count) < 0.5) & chosen
-        return np.where(use, values, otherwise)
-
     chosen = rng.random(count) < probability
-    flip = half(np.full(count, -1.0), 1.0)
-    sx, sy = half(rng.uniform(0.7, 1.3, count), 1.0), half(rng.uniform(0.7, 1.3, count), 1.0)
-    angle = half(rng.uniform(-np.pi / 6, np.pi / 6, count), 0.0)
-    shift = 2 * 10 / 224
-    tx, ty = half(rng.uniform(-shift, shift, count), 0.0), half(rng.uniform(-shift, shift, count), 0.0)
+
+    def coin() -> npt.NDArray[np.bool_]:
+        use: npt.NDArray[np.bool_] = (rng.random(count) < 0.5) & chosen
+        return use
+
+    flip = np.where(coin(), -1.0, 1.0)
+    scale = np.where(coin()[:, None], rng.uniform(0.7, 1.3, (count, 2)), 1.0)
+    angle = np.where(coin(), rng.uniform(-np.pi / 6, np.pi / 6, count), 0.0)
+    shift = np.where(coin()[:, None], rng.uniform(-1, 1, (count, 2)) * 2 * 10 / FILE_SIDE, 0.0)
     cos, sin = np.cos(angle), np.sin(angle)
-    rows = [[flip * cos / sx, flip * sin / sx, tx], [-sin / sy, cos / sy, ty]]
-    return np.stack([np.stack(row, axis=1) for row in rows], axis=1).astype(np.float32)
+    # The way back from the output: shift, rotation and scale undone, then the flip.
+    turn = np.stack([np.stack([cos, sin], axis=1), np.stack([-sin, cos], axis=1)], axis=1) / scale[:, :, None]
+    origin = -(1 - 1 / FILE_SIDE) if corner else 0.0  # the middle of the first pixel
+    offset = origin - (turn @ (origin + shift)[:, :, None])[:, :, 0]
+    maps = np.concatenate([turn, offset[:, :, None]], axis=2)
+    maps[:, 0] *= flip[:, None]
+    return maps.astype(np.float32)
 
 
 def warp(images: Tensor, matrices: Tensor, fill: float | None) -> Tensor:

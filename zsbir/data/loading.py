@@ -104,6 +104,7 @@ class Steps(TorchDataset[RawBatch]):
         world: How many processes share a batch.
         keep: Looks up the stored mask (N,) bool of a photo by its file name.
         with_objects: Also deliver the object masks, where the dataset knows them.
+        corner: Warp about the corner, see `affine_matrices`.
     """
 
     def __init__(
@@ -117,11 +118,12 @@ class Steps(TorchDataset[RawBatch]):
         world: int = 1,
         keep: Callable[[str], npt.NDArray[np.bool_]] | None = None,
         with_objects: bool = False,
+        corner: bool = False,
     ) -> None:
         self.split = split
         self.source = source
         self.make_plan = make_plan
-        self.augment_probability = augment_probability
+        self.augment_probability, self.corner = augment_probability, corner
         self.seed = seed
         self.rank, self.world = rank, world
         self.keep = keep
@@ -155,7 +157,7 @@ class Steps(TorchDataset[RawBatch]):
         raw.labels[name] = torch.from_numpy(records.labels[rows])
         raw.files[name] = [file for file, _ in read]
         if self.augment_probability:
-            whole = affine_matrices(len(rows) * self.world, rng, self.augment_probability)
+            whole = affine_matrices(len(rows) * self.world, rng, self.augment_probability, self.corner)
             raw.warp[name] = torch.from_numpy(whole[self.rank * len(rows) :][: len(rows)])
         if domain == "photo" and self.with_objects:
             masks = [self.source.mask(file) for file in raw.files[name]]

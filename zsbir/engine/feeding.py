@@ -68,9 +68,11 @@ def make_loader(
         return whole.share(rank, world)
 
     source = ImageSource(dataset, method.preprocess)
-    probability = recipe.augment_probability if recipe.augment == "affine" else 0.0
+    probability = recipe.augment_probability if recipe.augment != "none" else 0.0
     objects = bool(getattr(getattr(method, "masker", None), "needs_objects", False))
-    return StepLoader(Steps(split, source, make_plan, probability, seed, rank, world, keep, objects), workers, pin)
+    corner = recipe.augment == "affine-corner"
+    steps = Steps(split, source, make_plan, probability, seed, rank, world, keep, objects, corner)
+    return StepLoader(steps, workers, pin)
 
 
 def on_device(batches: Iterator[RawBatch], device: torch.device) -> Iterator[RawBatch]:

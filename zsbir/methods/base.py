@@ -45,7 +45,8 @@ class Recipe:
         decay: What ``"exponential"`` has multiplied the learning rate by at the end.
         warmup: Steps of linear warm-up.
         clip: Largest gradient norm; None: not clipped.
-        augment: ``"none"``, or ``"affine"`` (flip, scale, rotation, shift, with probability `augment_probability`).
+        augment: ``"none"``, ``"affine"`` (flip, scale, rotation, shift, with probability `augment_probability`), or
+            ``"affine-corner"``: about the top left corner, not the centre, as released with SBKA.
         augment_probability: Share of the samples that are augmented.
         sketch_fill: What a warp puts outside a sketch, in [0, 1] (1: white, its background; 0: black, as released with
             SBKA); None: the border is repeated.
@@ -73,7 +74,7 @@ class Recipe:
     decay: Positive = 1e-3
     warmup: Natural = 0
     clip: Positive | None = None
-    augment: Literal["none", "affine"] = "none"
+    augment: Literal["none", "affine", "affine-corner"] = "none"
     augment_probability: Proportion = 0.7
     sketch_fill: Proportion | None = 1.0
     photo_fill: Proportion | None = None

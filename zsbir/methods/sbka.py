@@ -12,14 +12,17 @@ The published code runs two optimisers with ``retain_graph``: the student is mov
 detaches nothing), the teacher's head by that of L₂ alone, as what L left there is zeroed first. The sum L + L₂ with t
 detached inside L has exactly these gradients, so one optimiser with two parameter groups does the same.
 
-Deviations: the teacher's trunk stays in evaluation mode and without gradient (for ConvNeXt this is the same); the
-default matcher chooses K on the gallery without labels, where the paper reports the best of a grid on the test labels.
+Deviations: augmentation is about the image's centre, with white around sketches and the border around photos
+(``published=True``: about the corner, with black); the teacher's trunk stays in evaluation mode and without gradient
+(for ConvNeXt this is the same); the default matcher chooses K on the gallery without labels, where the paper reports
+the best of a grid on the test labels.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -55,6 +58,7 @@ class SBKA(Method):
         noise: Weight of the KL term.
         image_size: Side of the input in pixels; None: the model's own.
         label_synsets: WordNet ids of the pretrained head's labels in order; None: ImageNet-1k.
+        published: As the release augments: about the corner, with black outside.
         wordnet: Folder of WordNet's files, for classes or labels that the shipped tables lack.
         preprocess: What is prepared otherwise, see `zsbir.data.preprocess.Preprocess`.
 
@@ -79,6 +83,7 @@ class SBKA(Method):
         image_size: int | None = None,
         label_synsets: Sequence[str] | None = None,
         wordnet: str | None = None,
+        published: bool = False,
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -92,6 +97,8 @@ class SBKA(Method):
         self.label_synsets = tuple(label_synsets) if label_synsets is not None else None
         self.wordnet = wordnet
         self.recipe: Recipe = settings.recipe()
+        if published:
+            self.recipe = replace(self.recipe, augment="affine-corner", sketch_fill=0.0, photo_fill=0.0)
         self.student = Classifier(backbone, pretrained, weights)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.teacher.head.requires_grad_(True)
