@@ -10,7 +10,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,25 @@ def open_regular(file: str | Path) -> BufferedReader:
     Raises:
         OSError: If it is not there, cannot be read or is no regular file.
     """
+    return BufferedReader(_raw(file))
+
+
+def read_regular(file: str | Path) -> bytes:
+    """Return the content of a regular file; raises as `open_regular`."""
+    with _raw(file) as raw:
+        return raw.readall()
+
+
+def _raw(file: str | Path) -> FileIO:
     try:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
         raise OSError(errno.EINVAL, str(error)) from None
-    stream = os.fdopen(handle, "rb")
+    raw = FileIO(handle)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
-        stream.close()
+        raw.close()
         raise OSError(errno.EINVAL, "it is no regular file")
-    return stream
+    return raw
 
 
 def unique(name: str) -> str:
@@ -105,8 +115,8 @@ def reading(what: str, file: str | Path) -> Iterator[None]:
 
 def read_json(file: Path) -> Any:
     """Read JSON; raises ZsbirError if the file is missing or broken."""
-    with reading("file", file), open_regular(file) as stream:
-        return json.loads(stream.read())
+    with reading("file", file):
+        return json.loads(read_regular(file))
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from zsbir.data.formats import kind_of
+from zsbir.data.formats import split_record
 from zsbir.data.images import load_image
 from zsbir.data.strokes import drawing_bytes, drawing_size
 from zsbir.errors import ZsbirError
-from zsbir.files import open_regular, stamp
+from zsbir.files import read_regular, stamp
 from zsbir.types import Paths
 
 R = TypeVar("R")
@@ -27,7 +27,7 @@ MISSING = -1
 def record_size(record: str) -> int:
     """Return a record's size in bytes (a QuickDraw drawing: its line's), or -1 where it cannot be found."""
     try:
-        if kind_of(record) == "ndjson":
+        if split_record(record)[1] is not None:
             return drawing_size(record)
         return stamp(record)[0]
     except (OSError, ValueError, IndexError, ZsbirError):
@@ -41,10 +41,9 @@ def record_bytes(record: str) -> bytes:
         ZsbirError: If it cannot be read.
     """
     try:
-        if kind_of(record) == "ndjson":
+        if split_record(record)[1] is not None:
             return drawing_bytes(record)
-        with open_regular(record) as stream:
-            return stream.read()
+        return read_regular(record)
     except (OSError, ValueError, IndexError) as error:
         raise ZsbirError(f"cannot read {record}: {error}") from None
 

@@ -25,7 +25,7 @@ import numpy as np
 from zsbir.data.formats import split_record
 from zsbir.data.hashes import content_hash
 from zsbir.errors import ZsbirError
-from zsbir.files import open_regular, reading
+from zsbir.files import read_regular, reading
 from zsbir.types import Domain, Paths, Records, Split
 
 FORMAT = "zsbir-split-2"
@@ -137,8 +137,8 @@ def read_manifest(file: str | Path, root: Path, **given: Any) -> dict[str, Any]:
     if any(given.values()):
         raise ZsbirError(f"the split {file} says what is seen and held out: leave out {', '.join(given)}")
     path = Path(file)
-    with reading("split file", path), open_regular(path) as stream:
-        body = json.loads(stream.read())
+    with reading("split file", path):
+        body = json.loads(read_regular(path))
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ZsbirError(f"{path} is not a split file of `zsbir datasets split` (format {FORMAT})")
     if digest(body) != body.get("sha256"):

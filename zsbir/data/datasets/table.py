@@ -18,7 +18,7 @@ from zsbir.data.formats import kind_of, split_record
 from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, records_in
 from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
-from zsbir.files import open_regular, reading
+from zsbir.files import read_regular, reading
 from zsbir.types import Domain, Paths, Records, Split
 
 Row = tuple[str, Domain, str, str]
@@ -130,9 +130,9 @@ def _columns(file: Path) -> Mapping[str, list[str]]:
         with reading("table", file):
             read = parquet.read_table(file).to_pydict()
         return {name.lower(): ["" if value is None else str(value) for value in read[name]] for name in read}
-    with reading("table", file), open_regular(file) as stream:
+    with reading("table", file):
         lines = csv.reader(
-            io.StringIO(stream.read().decode("utf-8-sig"), newline=""),
+            io.StringIO(read_regular(file).decode("utf-8-sig"), newline=""),
             delimiter="\t" if file.suffix.lower() == ".tsv" else ",",
             strict=True,
         )
