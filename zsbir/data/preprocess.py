@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -158,7 +159,10 @@ class Preprocess:
         """
         if images.ndim != 4 or images.shape[1] != 3:
             return images
-        mean, std = (images.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        # Kept on the device: copying them there in each step would make the processor wait for the GPU.
+        plain = type(images) is Tensor and not torch.compiler.is_compiling()
+        channels = _channels if plain else _channels.__wrapped__
+        mean, std = (channels(v, images.device, images.dtype) for v in (self.mean, self.std))
         return (images - mean) / std
 
 
@@ -196,6 +200,12 @@ def _bytes(image: Tensor) -> Tensor:
     if image.dtype != torch.uint8:
         raise ZsbirError(f"a tensor is an image if it is uint8, or float in [0, 1], and this is {image.dtype}")
     return image
+
+
+@functools.lru_cache(maxsize=32)
+def _channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
 
 
 def drawn_box(pixels: Pixels) -> Box | None:
