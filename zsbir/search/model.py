@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
+import open_clip
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor
 
 from zsbir.backbones import BACKBONES
@@ -50,9 +55,9 @@ def find_model(
         return _named(name).to(device).eval()
     errors: list[str] = []
     for given, what in DEFAULTS.items():
-        if given == "doodle" and given not in METHODS and given not in BACKBONES:
-            continue
         try:
+            if given == "open-clip":
+                _check_clip()
             method = _named(given).to(device).eval()
         except ZsbirError as error:
             errors.append(f"{given} cannot be used ({error})")
@@ -71,6 +76,21 @@ def _named(name: str) -> Method:
     if "pretrained" not in METHODS.parameters(name):
         raise ZsbirError(f"the method {name!r} needs training before it can search: give a run of `zsbir train`")
     return METHODS.build(name, pretrained=True)
+
+
+def _check_clip() -> None:
+    """Raise ZsbirError if CLIP's weights are neither here nor can be downloaded: finding out by trying is slow."""
+    known = {name: parameter.default for name, parameter in BACKBONES.parameters("open-clip").items()}
+    repository = str((open_clip.get_pretrained_cfg(known["model"], known["tag"]) or {}).get("hf_hub", "")).strip("/")
+    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        if repository and isinstance(try_to_load_from_cache(repository, name), str):
+            return
+    host = urlsplit(constants.ENDPOINT).hostname or "huggingface.co"
+    try:
+        if not urllib.request.getproxies():  # a proxy may know more hosts than this machine does
+            socket.create_connection((host, 443), timeout=5).close()
+    except OSError as error:
+        raise ZsbirError(f"its weights are not here, and {host} does not answer: {error}") from None
 
 
 def fingerprint(method: Method) -> str:
