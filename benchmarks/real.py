@@ -75,7 +75,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "contrastive": lambda: Row("contrastive", {"backbone": STAGES, **HEAD}),
     "contrastive, features kept": lambda: Row("contrastive", {"backbone": STAGES, **HEAD, "keep": 0.7}),
     "contrastive, two stages tuned": lambda: Row(
-        "contrastive", {"backbone": STAGES, **HEAD, "tune": 2, "keep": 0.7}, {"lr": 3e-4, "epochs": 8}
+        "contrastive", {"backbone": STAGES, **HEAD, "tune": 2, "keep": 0.7}, {"epochs": 6}
     ),
 }
 

@@ -87,6 +87,11 @@ class Contrastive(Method):
         """The backbone: what of it is frozen can be stored."""
         return self.backbone
 
+    def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Return the head at the recipe's rate, and what trains of the backbone at a tenth of it."""
+        tuned = [p for p in self.backbone.parameters() if p.requires_grad]
+        return [{"params": list(self.head.parameters())}, {"params": tuned, "lr": recipe.lr / 10}]
+
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the unit embedding, with the backbone's tokens."""
         seen = self.backbone.features(self.preprocess.normalise(images))
