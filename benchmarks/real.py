@@ -65,6 +65,13 @@ class Row:
     remove: str = ""
 
 
+def small(method: str, protocol: str, **options: Any) -> Row:
+    """Return a published method in its settings for little data."""
+    given = zsbir.METHODS.get(method).recipes["small-data"]
+    backbone = {**given.options["backbone"], "pretrained": True}
+    return Row(method, {**given.options, "backbone": backbone, **options}, dict(given.recipe), protocol)
+
+
 HEAD = {"temperature": 0.07}
 ROWS: dict[str, Callable[[], Row]] = {
     "frozen": lambda: Row("contrastive", {"backbone": LITE0}, trains=False),
@@ -77,6 +84,9 @@ ROWS: dict[str, Callable[[], Row]] = {
     "contrastive, two stages tuned": lambda: Row(
         "contrastive", {"backbone": STAGES, **HEAD, "tune": 2, "keep": 0.7}, {"epochs": 6}
     ),
+    "dann, small-data": lambda: small("dann", "dann"),
+    "dann, reversal 0.1": lambda: small("dann", "dann", domain_loss_ratio=0.1),
+    "dann, WordNet's negatives": lambda: small("dann", "dann", negatives={"name": "wordnet"}),
 }
 
 

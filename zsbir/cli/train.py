@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,7 @@ from zsbir.errors import ZsbirError
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
     from zsbir.engine.trainer import Trainer
-    from zsbir.methods.base import Method
+    from zsbir.methods.base import Method, RecipeSet
 
 _PUBLISHED = arg(help_behavior_hint="(default: as published)")
 
@@ -66,7 +67,8 @@ class RecipeOptions:
         batch_size: Rows a step and process.
         lr: Learning rate at the start.
         samples_per_epoch: Rows an epoch.
-        recipe: Further training settings: key=value ..., such as schedule=cosine augment=affine lora.rank=8.
+        recipe: Further training settings: key=value ..., such as schedule=cosine augment=affine lora.rank=8; first may
+            stand the name of settings for method and training together, such as `small-data`.
     """
 
     epochs: Annotated[int | None, _PUBLISHED] = None
@@ -218,14 +220,34 @@ def _fresh(
         settings["speed"] = Speed.auto() if words == ("auto",) else Speed(**assignments(words, "--speed"))
     if workers is not None:
         settings["workers"] = workers
-    folder, dataset, built = _built(method, out, data, model, settings.get("seed", 0))
+    chosen, words = _recipe_set(method, recipe.recipe)
+    folder, dataset, built = _built(method, out, data, model, settings.get("seed", 0), chosen.options)
     named = {k: v for k, v in _given(recipe).items() if k != "recipe"}
-    changed = joined(named, assignments(recipe.recipe, "--recipe"), "--recipe")
+    changed = {**chosen.recipe, **joined(named, assignments(words, "--recipe"), "--recipe")}
     return Trainer(built, dataset, recipe=recipe_from(changed, built.recipe), out=folder, **settings)
 
 
+def _recipe_set(method: str, words: tuple[str, ...]) -> tuple[RecipeSet, tuple[str, ...]]:
+    """Return the set of settings that the first word names (empty where it is key=value), and the other words."""
+    from zsbir.methods import METHODS
+    from zsbir.methods.base import RecipeSet
+    from zsbir.registry import close_matches
+
+    if not words or "=" in words[0]:
+        return RecipeSet({}, {}), words
+    known: Mapping[str, RecipeSet] = getattr(METHODS.get(method), "recipes", {})
+    if words[0] not in known:
+        raise ZsbirError(f"{method} has no recipe {words[0]!r}. {close_matches(words[0], list(known))}")
+    return known[words[0]], words[1:]
+
+
 def _built(
-    method: str, out: Path | None, data: DataOptions, model: ModelOptions, seed: int
+    method: str,
+    out: Path | None,
+    data: DataOptions,
+    model: ModelOptions,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Dataset, Method]:
     """Return the run folder, the dataset and the method of a new run."""
     import torch
@@ -238,8 +260,11 @@ def _built(
     refuse_taken(folder)
     more = assignments(data.set_data, "--set-data")
     dataset = build_dataset(name, data.root, data.unseen, data.validation, data.split, more)
-    parts = assignments(model.set, "--set")
+    given, options = assignments(model.set, "--set"), options or {}
+    parts: dict[str, Any] = {**options, **given}
     if model.backbone is not None:
+        if "backbone" not in given and options.get("backbone", {}).get("name") != model.backbone:
+            parts.pop("backbone", None)
         parts["backbone"] = {"name": model.backbone, **parts["backbone"]} if "backbone" in parts else model.backbone
     published = {key: value for key, value in published_for(method, name).items() if key not in parts}
     if published and os.environ.get("RANK", "0") == "0":

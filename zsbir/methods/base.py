@@ -85,12 +85,26 @@ class Recipe:
     ema: Proportion | None = None
 
 
+@dataclass(frozen=True)
+class RecipeSet:
+    """Settings that belong together, under a name: ``zsbir train METHOD --recipe small-data``.
+
+    Attributes:
+        options: Arguments of the method.
+        recipe: Fields of its recipe.
+    """
+
+    options: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+
+
 class Method(nn.Module, ModelHubMixin):
     """A published system: embeds both domains, and gives its training losses.
 
     Attributes:
         preprocess: How an image becomes what the method sees. It is saved with the weights.
         recipe: The published training settings.
+        recipes: Other settings by name.
         matcher: Spec of the matcher the paper uses at test time.
         trains: False for a method without gradient: `fit` alone makes it ready.
         has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
@@ -105,6 +119,7 @@ class Method(nn.Module, ModelHubMixin):
 
     preprocess: Preprocess
     recipe: Recipe = Recipe()
+    recipes: Mapping[str, RecipeSet] = {}
     matcher: str | Mapping[str, Any] = "cosine"
     trains: bool = True
     has_unused_parameters: bool = False

@@ -21,14 +21,12 @@ from torch.nn import functional as F
 from zsbir.arguments import Count, Natural, NonNegative, Positive, Range
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
+from zsbir.backbones.standard import Standard
 from zsbir.data.preprocess import Preprocess
 from zsbir.losses import supervised_contrastive_loss
 from zsbir.methods import METHODS
-from zsbir.methods.base import Method, Recipe
+from zsbir.methods.base import Method, Recipe, RecipeSet
 from zsbir.types import Batch, Domain, Features
-
-_MEMORY = 100
-"""Steps that the statistics of the features reach back."""
 
 
 @METHODS.register("contrastive")
@@ -50,6 +48,10 @@ class Contrastive(Method):
     Raises:
         ZsbirError: For more stages than the backbone has.
     """
+
+    recipes: Mapping[str, RecipeSet] = {
+        "small-data": RecipeSet({"backbone": {"name": "lite0", "pool": "stages"}, "temperature": 0.07, "keep": 0.7}, {})
+    }
 
     def __init__(
         self,
@@ -115,29 +117,3 @@ class Contrastive(Method):
             return learned
         known = self.keep * F.normalize(self.standard[domain](vector.float()), dim=1)
         return F.normalize(torch.cat([learned, known], dim=1), dim=1)
-
-
-class Standard(nn.Module):
-    """Standardise each dimension by the mean and deviation of what was seen in training.
-
-    Args:
-        width: Dimensions.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mean: nn.Buffer = nn.Buffer(torch.zeros(width))
-        self.square: nn.Buffer = nn.Buffer(torch.zeros(width))
-        self.seen: nn.Buffer = nn.Buffer(torch.zeros(()))
-
-    def forward(self, vector: Tensor) -> Tensor:
-        """Return (B, D) vectors with mean 0 and deviation about 1; in training mode they are taken in first."""
-        if self.training:
-            with torch.no_grad():
-                share = 1 / (self.seen + 1).clamp(max=_MEMORY)
-                self.mean.lerp_(vector.mean(dim=0), share)
-                self.square.lerp_(vector.square().mean(dim=0), share)
-                self.seen.add_(1)
-        deviation = (self.square - self.mean.square()).clamp(min=0).sqrt()
-        # A tenth of the mean deviation is added, so that no dimension blows up.
-        return (vector - self.mean) / (deviation + 0.1 * deviation.mean() + 1e-12)

@@ -26,13 +26,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsbir.arguments import Count, NonNegative
+from zsbir.arguments import Count, NonNegative, Range
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.tower import Tower
@@ -40,7 +40,7 @@ from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import batch_triplet_loss, gradient_reversal, triplet_loss
 from zsbir.methods import METHODS
-from zsbir.methods.base import Method, Recipe
+from zsbir.methods.base import Method, Recipe, RecipeSet
 from zsbir.methods.released import take
 from zsbir.methods.reversal import DomainClassifier, DomainWatch, Schedule, reversal_strength
 from zsbir.types import Batch, Domain, Features
@@ -56,11 +56,14 @@ class DANN(Method):
             a ReLU.
         pretrained: Build the backbone with its pretrained weights.
         weights: A local file with the backbone's weights instead.
-        shared: One tower for both domains (published: two).
+        shared: One tower for both domains (published: two); ``"head"``: two that share the head's linear layers, but
+            not what standardises their features.
         pool: ``"max"`` over the last feature map as published, or ``"model"``: the backbone's own vector.
         head: Widths of a projection head on each tower, such as ``(512, 256)``; empty: none, as published.
         freeze: ``"none"``, or ``"backbone"``: only heads and domain classifier train, and the towers share the
             backbone.
+        standardise: Standardise each domain's pooled features before the head.
+        dropout: Share of the pooled features that the head does not see in a training step.
         margin: Of the triplet loss.
         unit: L2-normalise the embedding (published: not).
         batch_negatives: Compare every sketch with all photos of the batch, not with its own two alone.
@@ -81,6 +84,24 @@ class DANN(Method):
     """
 
     matcher: str | Mapping[str, Any] = "euclidean"
+    recipes: Mapping[str, RecipeSet] = {
+        "small-data": RecipeSet(
+            {
+                "backbone": {"name": "lite0", "pool": "stages"},
+                "pool": "model",
+                "freeze": "backbone",
+                "shared": "head",
+                "head": [512],
+                "standardise": True,
+                "dropout": 0.7,
+                "unit": True,
+                "batch_negatives": True,
+                "margin": 0.2,
+                "domain_loss_ratio": 0.0,
+            },
+            {"epochs": 20, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine"},
+        )
+    }
     embeds_with = ("photo", "sketch")
 
     def __init__(
@@ -88,10 +109,12 @@ class DANN(Method):
         backbone: str | Mapping[str, Any] | Backbone = "densenet121.tv_in1k",
         pretrained: bool = False,
         weights: str | None = None,
-        shared: bool = False,
+        shared: bool | Literal["head"] = False,
         pool: Literal["max", "model"] = "max",
         head: Sequence[int] = (),
         freeze: Literal["none", "backbone"] = "none",
+        standardise: bool = False,
+        dropout: Annotated[float, Range(0, 1, without=("high",))] = 0.0,
         margin: NonNegative = 1.0,
         unit: bool = False,
         batch_negatives: bool = False,
@@ -112,11 +135,14 @@ class DANN(Method):
         if freeze == "backbone" and not head:
             raise ZsbirError("dann: freeze='backbone' without a head leaves nothing to train: give head=[512, 256]")
         frozen = freeze == "backbone"
-        self.photo = Tower(_build(backbone, pretrained, weights), pool, head, unit, frozen)
-        first = self.photo.backbone.requires_grad_(not frozen)
+        self.photo = Tower(_build(backbone, pretrained, weights), pool, head, unit, standardise, dropout)
+        first = self.photo.backbone
+        if frozen:
+            first.train_last(0)
         # Both towers start from the same weights, as two copies of a pretrained network do.
-        same = {id(first): first} if frozen else {}
-        self.sketch = self.photo if shared else copy.deepcopy(self.photo, same)
+        same: list[nn.Module] = [first] if frozen else []
+        same += [layer for layer in self.photo.head if isinstance(layer, nn.Linear)] if shared == "head" else []
+        self.sketch = self.photo if shared is True else copy.deepcopy(self.photo, {id(part): part for part in same})
         self.domain = DomainClassifier(self.photo.dim) if domain_loss_ratio else None
         plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} if statistics == "unit" else {}
         self.preprocess = Preprocess.of(first, preprocess, **plain)
@@ -128,6 +154,11 @@ class DANN(Method):
         self.strength = reversal_strength(schedule, 0, 1, grl_threshold_epoch)
         self.watch = DomainWatch()
 
+    @property
+    def trunk(self) -> Backbone | None:
+        """The backbone that the towers share where it is frozen."""
+        return self.photo.backbone if self.photo.backbone.frozen and self.photo.pool == "model" else None
+
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the domain's tower's embedding, with the backbone's tokens."""
         tower = self.sketch if domain == "sketch" else self.photo
@@ -138,12 +169,11 @@ class DANN(Method):
         """Return the terms ``triplet`` and ``domain``; ``lambda`` and ``domain_accuracy`` are logged."""
         if batch.negative is None or batch.negative_label is None:
             raise ZsbirError("dann trains on triplets: its recipe needs sampling='triplet'")
-        names = batch.files if batch.fixed else {}
         look = self.preprocess.normalise
         # One by one, as released: BatchNorm sees each alone.
-        sketch = self.sketch(look(batch.sketch), names.get("sketch"))
-        positive = self.photo(look(batch.photo), names.get("photo"))
-        negative = self.photo(look(batch.negative), names.get("negative"))
+        sketch = self.sketch(look(batch.sketch))
+        positive = self.photo(look(batch.photo))
+        negative = self.photo(look(batch.negative))
         if self.batch_negatives:
             label = torch.cat([batch.photo_label, batch.negative_label])
             photos = torch.cat([positive, negative])
