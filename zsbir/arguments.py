@@ -240,5 +240,8 @@ def _alternatives(hint: Any) -> list[str]:
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return ["a mapping"]
     if isinstance(kind, type) and issubclass(kind, (Sequence, Set)) and args:
-        return [f"a list of {_WORDS.get(args[0], ('', ''))[1] or in_words(args[0])}"]
-    return [f"a {getattr(kind, '__name__', kind)}"]
+        kind, *extras = (typing.get_args(args[0]) if typing.get_origin(args[0]) is Annotated else args)[:2]
+        many = _WORDS.get(kind, ("", in_words(kind)))[1]
+        return [" ".join([f"a list of {many}", *(str(extra) for extra in extras if isinstance(extra, Range))])]
+    name = getattr(kind, "__name__", str(kind))
+    return [f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"]

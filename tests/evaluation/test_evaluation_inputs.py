@@ -194,7 +194,7 @@ def test_what_cannot_be_evaluated_is_one_sentence(given, message):
         ({"protocol": ["standard", "dann"], "metrics": "P@k"}, "'dann' has none"),
         ({"metrics": ("R@k",), "ks": ()}, "has none"),
         ({"metrics": ()}, "has none"),
-        ({"resamples": -1}, "resamples must be 0 or more"),
+        ({"resamples": -1}, "resamples=-1 must be a whole number of at least 0"),
     ],
 )
 def test_an_evaluator_without_anything_to_compute_is_refused(given, message):

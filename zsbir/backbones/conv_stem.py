@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from zsbir.arguments import Count, Positive, Ratio
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.timm import TimmBackbone
@@ -78,9 +79,9 @@ class ConvStem(Backbone):
         model: str = "vit_base_patch16_224",
         pretrained: bool = False,
         weights: str | None = None,
-        image_size: int | None = None,
-        dropout: float = 0.1,
-        eps: float = 1e-5,
+        image_size: Count | None = None,
+        dropout: Ratio = 0.1,
+        eps: Positive = 1e-5,
     ) -> None:
         super().__init__()
         self.vit = TimmBackbone(model, pretrained, weights, image_size)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from zsbir.arguments import Count
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.timm import TimmBackbone
 from zsbir.backbones.weights import load_weights, wanted
@@ -52,7 +53,7 @@ class Lite0(TimmBackbone):
         self,
         pretrained: bool = False,
         weights: str | None = None,
-        image_size: int = 224,
+        image_size: Count = 224,
         pool: Literal["model", "max", "avg", "stages"] = "model",
     ) -> None:
         super().__init__("tf_efficientnet_lite0", weights=weights, image_size=image_size, pool=pool)

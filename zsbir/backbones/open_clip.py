@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsbir.arguments import Count
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.weights import wanted
@@ -36,7 +37,7 @@ class OpenClipBackbone(Backbone):
         pretrained: bool = False,
         weights: str | None = None,
         tag: str = "openai",
-        image_size: int | None = None,
+        image_size: Count | None = None,
     ) -> None:
         super().__init__()
         source = weights if weights is not None else tag if pretrained else None

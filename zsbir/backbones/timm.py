@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsbir.arguments import Count
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.weights import fetch, load_weights, wanted
@@ -43,7 +44,7 @@ class TimmBackbone(Backbone):
         model: str = "resnet18",
         pretrained: bool = False,
         weights: str | None = None,
-        image_size: int | None = None,
+        image_size: Count | None = None,
         pool: Literal["model", "max", "avg", "stages"] = "model",
         last_relu: bool = True,
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zsbir.arguments import Count
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.weights import load_weights
@@ -24,7 +25,7 @@ class Tiny(Backbone):
     """
 
     def __init__(
-        self, pretrained: bool = False, weights: str | None = None, image_size: int = 64, width: int = 16
+        self, pretrained: bool = False, weights: str | None = None, image_size: Count = 64, width: Count = 16
     ) -> None:
         super().__init__()
         if pretrained and weights is None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from zsbir.arguments import Count, checked
 from zsbir.data.images import upright
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
@@ -93,6 +94,7 @@ def prepare(image: Image.Image, size: int, how: str = "squash") -> Pixels:
     return WAYS[how](image, size)
 
 
+@checked("preprocess")
 @dataclass(frozen=True)
 class Preprocess:
     """What a model sees of an image.
@@ -108,7 +110,7 @@ class Preprocess:
         ZsbirError: For an unknown way, a size below 1, or statistics that are not three numbers, `std` above 0.
     """
 
-    size: int
+    size: Count
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     sketch: str = "squash"

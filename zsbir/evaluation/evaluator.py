@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zsbir.errors import ZsbirError
+from zsbir.arguments import Natural, checked
 from zsbir.evaluation import metrics as functions
 from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.inputs import check_classes, check_embeddings
@@ -29,6 +29,7 @@ ORACLE = "oracle: chosen on the test labels"
 """What a report says of the best cell of a sweep."""
 
 
+@checked("evaluator")
 class Evaluator:
     """Evaluates embeddings under one or several protocols.
 
@@ -58,15 +59,13 @@ class Evaluator:
         matcher: str | Mapping[str, Any] | Matcher = "cosine",
         metrics: Sequence[str] | str | None = None,
         ks: Sequence[int] | int = (100, 200),
-        resamples: int = 1000,
-        examples: int = 3,
-        top: int = 10,
-        seed: int = 0,
-        random: int = 0,
+        resamples: Natural = 1000,
+        examples: Natural = 3,
+        top: Natural = 10,
+        seed: Natural = 0,
+        random: Natural = 0,
         queries: Sequence[str] = (),
     ) -> None:
-        if seed < 0 or resamples < 0:
-            raise ZsbirError(f"seed and resamples must be 0 or more, not {seed} and {resamples}")
         self.request = Request(protocol, ks, metrics, functions.ideal_levels())
         self.matcher: Matcher = MATCHERS.build(matcher)
         self.resamples = resamples

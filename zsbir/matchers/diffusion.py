@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zsbir.arguments import Count, NonNegative, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._vectors import normalise, same_width, top_neighbours
@@ -40,17 +41,12 @@ class Diffusion(Matcher):
 
     def __init__(
         self,
-        neighbours: int = 50,
-        query_neighbours: int = 10,
-        alpha: float = 0.99,
-        gamma: float = 3.0,
-        iterations: int = 20,
+        neighbours: Count = 50,
+        query_neighbours: Count = 10,
+        alpha: Ratio = 0.99,
+        gamma: NonNegative = 3.0,
+        iterations: Count = 20,
     ) -> None:
-        if neighbours < 1 or query_neighbours < 1 or iterations < 1 or not 0 <= alpha < 1 or gamma < 0:
-            raise ZsbirError(
-                "diffusion: neighbours, query_neighbours, iterations must be at least 1, alpha in [0, 1), gamma at "
-                "least 0"
-            )
         self.neighbours = neighbours
         self.query_neighbours = query_neighbours
         self.alpha = alpha

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zsbir.errors import ZsbirError
+from zsbir.arguments import Count, Proportion
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._vectors import normalise, same_width, top_neighbours
 from zsbir.matchers.base import Fitted, Matcher
@@ -38,9 +38,7 @@ class KReciprocal(Matcher):
     transductive: ClassVar[bool] = True
     _gallery = Fitted[Tensor]()
 
-    def __init__(self, k1: int = 20, k2: int = 6, weight: float = 0.3) -> None:
-        if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
-            raise ZsbirError("k-reciprocal: k1 and k2 must be at least 1 and weight in [0, 1]")
+    def __init__(self, k1: Count = 20, k2: Count = 6, weight: Proportion = 0.3) -> None:
         self.k1 = k1
         self.k2 = k2
         self.weight = weight

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zsbir.errors import ZsbirError
+from zsbir.arguments import Count, NonNegative
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._vectors import normalise, same_width
 from zsbir.matchers.base import Fitted, Matcher
@@ -27,9 +27,7 @@ class QueryExpansion(Matcher):
 
     _gallery = Fitted[Tensor]()
 
-    def __init__(self, neighbours: int = 10, alpha: float = 3.0, rounds: int = 1) -> None:
-        if neighbours < 1 or alpha < 0 or rounds < 1:
-            raise ZsbirError("query-expansion: neighbours and rounds must be at least 1 and alpha at least 0")
+    def __init__(self, neighbours: Count = 10, alpha: NonNegative = 3.0, rounds: Count = 1) -> None:
         self.neighbours = neighbours
         self.alpha = alpha
         self.rounds = rounds

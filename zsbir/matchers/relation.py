@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._vectors import normalise, same_width
@@ -118,9 +119,7 @@ class RelationMatcher(Matcher):
     _vectors = Fitted[Tensor]()
     _tokens = Fitted[Tensor]()
 
-    def __init__(self, weights: str | None = None, top: int = 100, chunk: int = 256, heads: int = 4) -> None:
-        if top < 1 or chunk < 1:
-            raise ZsbirError(f"top={top} and chunk={chunk} must be at least 1")
+    def __init__(self, weights: str | None = None, top: Count = 100, chunk: Count = 256, heads: Count = 4) -> None:
         self.top, self.chunk = top, chunk
         self.decoder = None if weights is None else load_decoder(weights, heads)
         self.pairs = 0

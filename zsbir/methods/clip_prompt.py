@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsbir.arguments import Count, NonNegative
 from zsbir.backbones import BACKBONES
 from zsbir.clip import clip_tokenizer, create_clip
 from zsbir.data.preprocess import Preprocess
@@ -78,18 +79,16 @@ class ClipPrompt(Method):
         model: str | Mapping[str, Any] = "ViT-B-32-quickgelu",
         pretrained: bool = False,
         weights: str | None = None,
-        prompts: int = 3,
+        prompts: Count = 3,
         common: bool = False,
         train: Literal["layernorm", "released"] = "layernorm",
-        margin: float = 0.2,
-        text: float = 0.0,
-        shuffle: float = 0.0,
-        encoder_lr: float = 0.01,
+        margin: NonNegative = 0.2,
+        text: NonNegative = 0.0,
+        shuffle: NonNegative = 0.0,
+        encoder_lr: NonNegative = 0.01,
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if prompts < 1 or min(margin, text, shuffle, encoder_lr) < 0:
-            raise ZsbirError("clip-prompt: prompts must be at least 1, margin, text, shuffle and encoder_lr at least 0")
         encoder: Any = BACKBONES.build({"name": "open-clip", "model": model}, pretrained=pretrained, weights=weights)
         if encoder.grid is None:
             raise ZsbirError(f"clip-prompt needs a CLIP whose image tower is a ViT, not {model!r}")

@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zsbir.arguments import Count, Natural, NonNegative
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.data.preprocess import Preprocess
@@ -59,15 +60,13 @@ class CMCA(Method):
         backbone: str | Mapping[str, Any] | Backbone = "vit_base_patch14_dinov2",
         pretrained: bool = False,
         weights: str | None = None,
-        image_size: int | None = 224,
-        rank: int = 64,
-        own_blocks: int = 1,
-        margin: float = 0.2,
+        image_size: Count | None = 224,
+        rank: Count = 64,
+        own_blocks: Natural = 1,
+        margin: NonNegative = 0.2,
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if margin < 0:
-            raise ZsbirError(f"cmca: margin={margin} must be at least 0")
         given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size}
         more = {} if isinstance(backbone, Backbone) else {k: v for k, v in given.items() if v is not None}
         self.encoder = BACKBONES.build(backbone, **more)

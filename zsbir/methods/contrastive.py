@@ -12,13 +12,13 @@ anything is learned; the head itself is one linear layer for both domains.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsbir.arguments import Count, Natural, NonNegative, Positive, Range
+from zsbir.arguments import Count, Natural, NonNegative, Positive, Ratio
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.standard import Standard
@@ -59,7 +59,7 @@ class Contrastive(Method):
         pretrained: bool = False,
         weights: str | None = None,
         head: Count = 512,
-        dropout: Annotated[float, Range(0, 1, without=("high",))] = 0.7,
+        dropout: Ratio = 0.7,
         temperature: Positive = 0.1,
         tune: Natural = 0,
         keep: NonNegative = 0.0,

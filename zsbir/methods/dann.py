@@ -111,7 +111,7 @@ class DANN(Method):
         weights: str | None = None,
         shared: bool | Literal["head"] = False,
         pool: Literal["max", "model"] = "max",
-        head: Sequence[int] = (),
+        head: Sequence[Count] = (),
         freeze: Literal["none", "backbone"] = "none",
         standardise: bool = False,
         dropout: Annotated[float, Range(0, 1, without=("high",))] = 0.0,

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zsbir.arguments import Count, NonNegative
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.weights import vit_names
@@ -96,17 +97,17 @@ class PuXIM(Method):
         pretrained: bool = False,
         weights: str | None = None,
         clip_weights: str | None = None,
-        image_size: int | None = None,
+        image_size: Count | None = None,
         stem: bool | None = None,
         masker: str | Mapping[str, Any] | Masker = "vxl",
         match: Literal["mask", "non-mask"] = "mask",
-        margin: float | None = None,
-        reconstruction: float = 0.05,
-        interaction: float = 0.1,
+        margin: NonNegative | None = None,
+        reconstruction: NonNegative = 0.05,
+        interaction: NonNegative = 0.1,
         decoder: Literal["tokens", "batch"] | None = None,
-        layers: int = 4,
-        heads: int = 4,
-        hidden: int = 1024,
+        layers: Count = 4,
+        heads: Count = 4,
+        hidden: Count = 1024,
         published: bool = False,
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zsbir.arguments import Count, NonNegative, Ratio
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.data.preprocess import Preprocess
@@ -74,20 +75,18 @@ class ZSE(Method):
         backbone: str | Mapping[str, Any] | Backbone = "conv-stem",
         pretrained: bool = False,
         weights: str | None = None,
-        heads: int = 8,
-        hidden: int = 1024,
-        layers: int = 1,
-        channels: int = 512,
-        dropout: float = 0.1,
+        heads: Count = 8,
+        hidden: Count = 1024,
+        layers: Count = 1,
+        channels: Count = 512,
+        dropout: Ratio = 0.1,
         layout: Literal["grid", "released"] = "grid",
-        triplet: float = 2.0,
-        relation: float = 4.0,
-        margin: float = 1.0,
+        triplet: NonNegative = 2.0,
+        relation: NonNegative = 4.0,
+        margin: NonNegative = 1.0,
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if min(triplet, relation, margin) < 0:
-            raise ZsbirError("zse: triplet, relation and margin must be at least 0")
         given = {"pretrained": pretrained or None, "weights": weights}
         more = {} if isinstance(backbone, Backbone) else {k: v for k, v in given.items() if v is not None}
         self.encoder = BACKBONES.build(backbone, **more)

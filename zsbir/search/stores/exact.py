@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zsbir.errors import ZsbirError
+from zsbir.arguments import Count
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Store, Vectors
 from zsbir.search.vector_file import VectorFile
@@ -20,9 +20,7 @@ class ExactStore(Store):
         chunk: Rows scored at a time; bounds memory to ``queries * chunk`` scores.
     """
 
-    def __init__(self, chunk: int = 262_144) -> None:
-        if chunk < 1:
-            raise ZsbirError(f"chunk={chunk} must be at least 1")
+    def __init__(self, chunk: Count = 262_144) -> None:
         self.chunk = chunk
 
     def open(self, folder: Path, dim: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zsbir.arguments import Count, Natural
 from zsbir.errors import ZsbirError
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Store, Vectors
@@ -35,16 +36,16 @@ class FaissStore(Store):
     def __init__(
         self,
         kind: Kind = "hnsw",
-        links: int = 32,
-        build_effort: int = 80,
-        effort: int = 96,
-        lists: int = 0,
-        code_bytes: int = 64,
-        rescore: int | None = None,
+        links: Count = 32,
+        build_effort: Count = 80,
+        effort: Count = 96,
+        lists: Natural = 0,
+        code_bytes: Count = 64,
+        rescore: Count | None = None,
     ) -> None:
         self.kind, self.links, self.build_effort, self.effort = kind, links, build_effort, effort
         self.lists, self.code_bytes = lists, code_bytes
-        self.rescore = max(1, rescore) if rescore is not None else 32 if kind == "ivf-pq" else 4
+        self.rescore = rescore if rescore is not None else 32 if kind == "ivf-pq" else 4
         self._faiss = _import()
 
     def open(self, folder: Path, dim: int) -> None:

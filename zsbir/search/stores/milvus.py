@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Store, Vectors
@@ -32,7 +33,7 @@ class MilvusStore(Store):
         uri: str | None = None,
         collection: str = "zsbir",
         kind: Literal["flat", "hnsw"] = "flat",
-        effort: int = 96,
+        effort: Count = 96,
     ) -> None:
         self.uri, self.collection, self.kind, self.effort = uri, collection, kind, effort
 
