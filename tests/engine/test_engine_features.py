@@ -101,3 +101,21 @@ def test_the_kept_features_are_part_of_the_embedding():
     assert vector.shape == (3, 8 + method.backbone.dim)
     torch.testing.assert_close(vector.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(vector[:, 8:].norm(dim=1) / vector[:, :8].norm(dim=1), torch.full((3,), 0.5))
+
+
+def test_what_are_no_files_is_not_stored_and_a_missing_file_is_left_out(shapes, tmp_path):
+    stored = StoredFeatures(build(), folder=tmp_path)
+    files = [str(shapes.train.photos.file(0)), str(tmp_path / "away.png")]
+    assert stored.takes(files)
+    assert not stored.takes(["photo/17"])
+    assert not stored.takes([])
+    stored.fill(ImageSource(shapes, stored.preprocess), files, "photo")
+    assert stored(files[0], "photo").ndim == 1
+    with pytest.raises(ZsbirError, match="could not be read"):
+        stored(files[1], "photo")
+
+
+def test_augmented_images_are_not_stored(shapes):
+    recipe = zsbir.Recipe(epochs=1, batch_size=6, sampling="balanced", augment="affine", fixed_norm=True)
+    trainer = Trainer(build(), shapes, recipe=recipe, workers=0, progress=False)
+    assert trainer.fit().stored is None

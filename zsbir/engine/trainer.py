@@ -191,18 +191,19 @@ class Trainer:
         return self.method.eval()
 
     def _store_features(self) -> None:
-        """Let frozen layers see each image once, where no augmentation makes it another one every time."""
-        trunk = self.method.trunk
-        if trunk is None or not trunk.frozen or self.recipe.augment != "none":
+        """Let frozen layers see each file once, where nothing makes another image or other layers of it every time."""
+        trunk, train = self.method.trunk, self.dataset.train
+        if trunk is None or not trunk.frozen or self.recipe.augment != "none" or self.adapters is not None:
             return
-        self.method.stored = StoredFeatures(self.method, self.dataset.variant)
-        source = self.loader.steps.source
+        stored = StoredFeatures(self.method, self.dataset.variant)
         domains: tuple[Domain, ...] = ("sketch", "photo")
-        for domain in domains:
-            records = self.dataset.train.of(domain)
-            files = [str(records.file(row)) for row in range(len(records))]
-            self.method.stored.fill(source, files, domain, self.device, self.progress)
-        source.features = self.method.stored
+        files = {d: [str(train.of(d).file(row)) for row in range(len(train.of(d)))] for d in domains}
+        if not all(stored.takes(names) for names in files.values()):
+            return
+        source = self.loader.steps.source
+        for domain, names in files.items():
+            stored.fill(source, names, domain, self.device, self.progress)
+        self.method.stored = source.features = stored
 
     def _epochs(self) -> None:
         self._store_features()

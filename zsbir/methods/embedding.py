@@ -142,8 +142,9 @@ def apply(
     items = _items(images)
     where = next(method.parameters(), torch.empty(0)).device if device is None else as_device(device)
     source = ImageSource(dataset, method.preprocess, cache)
-    if method.stored is not None and all(isinstance(item, (str, Path)) for item in items):
-        method.stored.fill(source, [str(item) for item in items], domain, where)
+    names = [str(item) for item in items if isinstance(item, (str, Path))]
+    if method.stored is not None and len(names) == len(items) and method.stored.takes(names):
+        method.stored.fill(source, names, domain, where)
         source.features = method.stored
 
     def read(index: int) -> Tensor | str:

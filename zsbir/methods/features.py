@@ -53,6 +53,10 @@ class StoredFeatures:
         self.store = Store(folder / f"{found.hexdigest()}.sqlite", "feature store")
         self._held: dict[tuple[str, Domain], Tensor] = {}
 
+    def takes(self, files: Sequence[str]) -> bool:
+        """Tell whether the names are those of files, by the first; what else a dataset opens cannot be told apart."""
+        return bool(files) and Path(split_record(files[0])[0]).is_file()
+
     def fill(
         self,
         source: ImageSource,
@@ -105,12 +109,13 @@ class StoredFeatures:
         for (file, _), output in zip(ready, outputs, strict=True):
             self._hold(file, domain, output.clone())
             shape = np.array(output.shape, dtype=np.int32)
-            rows.append((_key(file, domain), bytes([output.ndim]) + shape.tobytes() + output.numpy().tobytes()))
+            if (key := _key(file, domain)) is not None:
+                rows.append((key, bytes([output.ndim]) + shape.tobytes() + output.numpy().tobytes()))
         self.store.put(rows)
 
     def _find(self, file: str, domain: Domain) -> Tensor | None:
         held = self._held.get((file, domain))
-        if held is not None or (stored := self.store.get(_key(file, domain))) is None:
+        if held is not None or (key := _key(file, domain)) is None or (stored := self.store.get(key)) is None:
             return held
         shape = np.frombuffer(stored, np.int32, stored[0], 1)
         output = torch.from_numpy(np.frombuffer(stored, np.float16, offset=1 + shape.nbytes).reshape(shape).copy())
@@ -122,7 +127,10 @@ class StoredFeatures:
         return output
 
 
-def _key(file: str, domain: Domain) -> bytes:
-    """Return the key of a file as it is now; a drawing of a file of many has that file's size and time."""
-    text = f"{domain} {file} {stamp(split_record(file)[0])}"
+def _key(file: str, domain: Domain) -> bytes | None:
+    """Return the key of a file as it is now, None if it is away; a drawing of a file of many has that file's stamp."""
+    try:
+        text = f"{domain} {file} {stamp(split_record(file)[0])}"
+    except OSError:
+        return None
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
