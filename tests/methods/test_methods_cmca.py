@@ -71,3 +71,9 @@ def test_what_is_no_vit_is_refused():
         zsbir.build("cmca", backbone="tiny", image_size=None)
     with pytest.raises(ZsbirError, match="own_blocks=99"):
         zsbir.build("cmca", backbone=VIT, image_size=None, own_blocks=99)
+
+
+@pytest.mark.parametrize(("dataset", "expected"), [("tuberlin-30", 0.04), ("quickdraw-30", 0.04), ("sketchy-21", 0.2)])
+def test_the_margin_comes_with_the_data_set(dataset, expected):
+    small = {"backbone": "vit_tiny_patch16_224", "image_size": 32, "rank": 2}
+    assert zsbir.build("cmca", **small, **zsbir.METHODS.get("cmca").published_for(dataset)).margin == expected

@@ -398,6 +398,26 @@ def test_text_and_mix(photos):
     assert not folder.exists()
 
 
+def test_words_go_to_the_methods_own_text_tower(photos):
+    method = zsbir.build("modality-aware", model=CLIP).eval()
+    index = Index.build(method, photos)
+    assert index.embedder.reads_text
+    expected = torch.nn.functional.normalize(method.embed_texts(["a dog"]), dim=1).detach()[0]
+    np.testing.assert_allclose(index.vector(text="a dog"), expected, atol=1e-5)
+    sketch = index.vector(picture(1))
+    both = 0.25 * expected.numpy() + 0.75 * sketch
+    np.testing.assert_allclose(index.vector(picture(1), "a dog", mix=0.25), both / np.linalg.norm(both), atol=1e-5)
+    index.close()
+
+
+def test_a_presets_text_tower_is_its_own(monkeypatch):
+    small = {"clip": {"name": "open-clip", "model": CLIP}}
+    monkeypatch.setattr(model_module, "PRESETS", small)
+    spec = {"name": "frozen", "backbone": {"name": "clip", "tag": "mine"}}
+    assert model_module._clip_of(spec) == {"name": "open-clip", "model": CLIP, "tag": "mine"}
+    assert model_module._clip_of({**spec, "backbone": "tiny"}) is None
+
+
 def test_more_like_this(index):
     first = index.search(picture(0), 1)[0]
     like = index.like(first.id, 5)

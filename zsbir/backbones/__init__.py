@@ -11,19 +11,30 @@ if TYPE_CHECKING:
     from zsbir.backbones.base import Backbone
 
 
-def _timm_name(name: str) -> Mapping[str, Any] | None:
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "clip": {"name": "open-clip", "model": "ViT-B-16-quickgelu", "tag": "openai"},
+    "siglip2": {"name": "open-clip", "model": "ViT-B-16-SigLIP2", "tag": "webli"},
+    "dinov2": {"name": "timm", "model": "vit_base_patch14_dinov2.lvd142m", "image_size": 224},
+    "dinov3": {"name": "timm", "model": "vit_base_patch16_dinov3.lvd1689m", "image_size": 224},
+}
+"""Pretrained networks that one tries first, by name: what each name stands for."""
+
+
+def _other_name(name: str) -> Mapping[str, Any] | None:
+    if name in PRESETS:
+        return PRESETS[name]
     import timm
 
     return {"name": "timm", "model": name} if timm.is_model(name.split(".")[0]) else None
 
 
-def _timm_names() -> list[str]:
+def _other_names() -> list[str]:
     import timm
 
-    return list(timm.list_models())
+    return [*PRESETS, *timm.list_models()]
 
 
 BACKBONES: Registry[Backbone] = Registry(
-    "backbone", __name__, "zsbir.backbones.base:Backbone", fallback=_timm_name, more_names=_timm_names
+    "backbone", __name__, "zsbir.backbones.base:Backbone", fallback=_other_name, more_names=_other_names
 )
-"""All backbones by name; any other timm model name builds the entry ``timm``."""
+"""All backbones by name; a name in `PRESETS` is short for one, and any timm model's name builds the entry ``timm``."""

@@ -41,7 +41,8 @@ class Frozen(Method):
     labels, by `fit` or ``zsbir train frozen``, and saved with the weights.
 
     Args:
-        backbone: Name, mapping or instance.
+        backbone: Name, mapping or instance; ``"clip"``, ``"siglip2"``, ``"dinov2"`` and ``"dinov3"`` are the networks
+            that one tries first, see `zsbir.backbones.PRESETS`.
         pretrained: Load the backbone's pretrained weights.
         weights: A local weights file instead.
         center: Subtract the domain's mean: the cheapest domain adaptation.

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor
 
-from zsbir.backbones import BACKBONES
+from zsbir.backbones import BACKBONES, PRESETS
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method
@@ -138,6 +138,9 @@ class Embedder:
             ZsbirError: If the model has no text tower in the space of its images.
         """
         with self._lock, torch.inference_mode():
+            own = getattr(self.method, "embed_texts", None)
+            if own is not None:
+                return unit(own(list(texts)))
             if self._text is None:
                 self._text = TextTower(spec_of(self.method))
             return unit(self._text.embed(list(texts)))
@@ -145,7 +148,7 @@ class Embedder:
     @property
     def reads_text(self) -> bool:
         """True if `texts` works."""
-        return _clip_of(spec_of(self.method)) is not None
+        return hasattr(self.method, "embed_texts") or _clip_of(spec_of(self.method)) is not None
 
 
 def unit(vectors: Tensor) -> Vectors:
@@ -190,4 +193,7 @@ def _clip_of(spec: Mapping[str, Any]) -> dict[str, Any] | None:
     if spec["name"] != "frozen" or any(spec.get(key) for key in ("center", "scale", "remove", "sketch_norms")):
         return None
     given = {"name": backbone} if isinstance(backbone, str) else dict(backbone or {})
+    if given.get("name") in PRESETS:
+        preset = PRESETS[given.pop("name")]
+        given = {**preset, **given}
     return given if given.get("name") == "open-clip" else None
