@@ -11,6 +11,7 @@ import torch
 from starlette.testclient import TestClient
 
 import zsbir
+from tests.fuzz.data_targets import data_targets
 from tests.search.pictures import picture
 from zsbir.data.images import load_image
 from zsbir.data.scan import photo_files
@@ -139,4 +140,5 @@ def targets(folder: Path) -> dict[str, Target]:
         "POST svg": Target([SVG.encode()], posted("image/svg+xml")),
         "POST json": Target(json_seed, posted("application/json")),
         "GET": Target([b"photo/1?size=large", b"folders", b"photo/1?original=1", b"search?k=1&mix=0.5"], got),
+        **{name: Target(*target) for name, target in data_targets(folder / "data").items()},
     }

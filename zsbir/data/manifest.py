@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def digest(body: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a manifest, whatever hash it carries."""
     plain = {key: value for key, value in body.items() if key != "sha256"}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_manifest(file: str | Path, root: Path, **given: Any) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def _absent(records: Records) -> list[str]:
             raise ZsbirError(f"a split file must not lead out of the dataset's root, but it names {path}")
         if folder not in held:
             where = records.root / folder
-            held[folder] = {entry.name for entry in where.iterdir()} if where.is_dir() else set()
+            held[folder] = set(os.listdir(where)) if os.path.isdir(where) else set()  # noqa: PTH112, PTH208 (any name)
         if name not in held[folder]:
             absent.append(path)
     return absent

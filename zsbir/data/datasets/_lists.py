@@ -97,7 +97,7 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
         if not stripped:
             continue
         name, _, number = stripped.rpartition(" ")
-        if name and number.isdigit():
+        if name and number.isdecimal() and len(number) < 10:
             paths.append(name.rstrip().removeprefix("./"))
             numbers.append(int(number))
         else:
@@ -178,6 +178,6 @@ class _FolderFinder:
     def _list(self, folder: str) -> dict[str, str]:
         if folder not in self._listed:
             where = self._root / folder
-            names = sorted(entry.name for entry in os.scandir(where) if entry.is_dir()) if where.is_dir() else []
+            names = sorted(entry.name for entry in os.scandir(where) if entry.is_dir()) if os.path.isdir(where) else []  # noqa: PTH112 (any name)
             self._listed[folder] = {canonical(name): name for name in names}
         return self._listed[folder]
