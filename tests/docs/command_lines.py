@@ -20,7 +20,7 @@ from zsbir.search.stores import STORES
 Call = tuple[Callable[..., Any], dict[str, Any]]
 SMALL: dict[str, dict[str, Any]] = {
     "train": {"epochs": 1, "samples_per_epoch": 4, "batch_size": 4, "workers": 0},
-    "evaluate": {"resamples": 0, "html": False, "workers": 0},
+    "evaluate": {"resamples": 0, "html": False, "workers": 0, "no_baseline": True},
     "compare": {"permutations": 50, "resamples": 20},
     "index": {"workers": 1},
 }

@@ -12,8 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import zsbir
-from zsbir.cli.compare import compare
-from zsbir.cli.evaluate import evaluate
+from zsbir.cli import main
 from zsbir.cli.protocols import COMMANDS
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import Evaluator, load_embeddings, save_embeddings
@@ -251,30 +250,37 @@ def test_broken_embeddings(tmp_path):
 def test_evaluate_and_compare_commands(pair, tmp_path, capsys):
     for name, noise in (("a", 1.0), ("b", 0.4)):
         save_pair(side(40, "sketch", seed=1, noise=noise), pair[1], tmp_path / name)
-    folders = (tmp_path / "a", tmp_path / "b")
-    evaluate(folders, ("standard", "sbka"), ks=(5,), seeds=True, html=False, resamples=20, device="cpu", out=None)
-    printed = capsys.readouterr().out
+    folders = [str(tmp_path / name) for name in "ab"]
+    plain = ["--no-html", "--device", "cpu"]
+
+    def zsbir_says(*words, code=0):
+        assert main([str(word) for word in words]) == code
+        printed = capsys.readouterr()
+        return printed.err if code else printed.out
+
+    printed = zsbir_says("evaluate", *folders, "--protocol", "standard", "--protocol", "sbka", "--ks", 5, "--seeds",
+                         "--resamples", 20, *plain)  # fmt: skip
     assert "| metric | standard | sbka |" in printed
     assert "note: dataset manifest m" in printed
     assert "mean ± standard deviation over 2 runs" in printed
     assert (tmp_path / "b" / "evaluation" / "report.json").is_file()
-    compare(*folders, permutations=200, resamples=50, out=tmp_path / "difference.json")
-    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("standard: mAP@all"))
+    assert "95 % interval over queries" in line
+    assert "random order 0.2" in line
+    printed = zsbir_says("compare", *folders, "--permutations", 200, "--resamples", 50, "--out", tmp_path / "d.json")
     assert "difference +" in printed
     assert "gained most" in printed
-    assert json.loads((tmp_path / "difference.json").read_text())["p"] < 0.05
-    evaluate((tmp_path / "a",), matcher="euclidean", setting="binary", bits=8, html=False, resamples=0, device="cpu")
+    assert json.loads((tmp_path / "d.json").read_text())["p"] < 0.05
+    zsbir_says("evaluate", folders[0], "--setting", "binary", "--bits", 8, "--resamples", 0, *plain)
     assert (tmp_path / "a" / "evaluation" / "binary-8" / "report.json").is_file()
-    with pytest.raises(ZsbirError, match="evaluate a run, not embeddings"):
-        evaluate((tmp_path / "a",), setting="generalised", html=False, device="cpu")
-    with pytest.raises(ZsbirError, match="nothing to evaluate"):
-        evaluate((tmp_path,))
-    with pytest.raises(ZsbirError, match="name at least one"):
-        evaluate(())
-    with pytest.raises(ZsbirError, match="at least two"):
-        evaluate((tmp_path / "a",), seeds=True)
-    with pytest.raises(ZsbirError, match="--matcher"):
-        evaluate((tmp_path / "a",), set=("a=1",))
+    for words, said in [
+        ((folders[0], "--setting", "generalised"), "evaluate a run, not embeddings"),
+        ((tmp_path,), "nothing to evaluate"),
+        ((), "name at least one"),
+        ((folders[0], "--seeds"), "at least two"),
+        ((folders[0], "--set", "a=1"), "--matcher"),
+    ]:
+        assert said in zsbir_says("evaluate", *words, "--no-html", code=2)
 
 
 def test_protocols_commands(capsys):
@@ -296,13 +302,14 @@ def test_without_matplotlib_the_html_says_what_to_install(pair, tmp_path, monkey
     report.save(tmp_path, html=False)
 
 
-def test_missing_matplotlib_is_said_before_the_work(tmp_path, monkeypatch):
+def test_missing_matplotlib_is_said_before_the_work(tmp_path, monkeypatch, capsys):
     import importlib.util
 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
-    with pytest.raises(ZsbirError, match=r"needs matplotlib: .* or use --no-html"):
-        evaluate((tmp_path / "nothing",))
+    assert main(["evaluate", str(tmp_path / "nothing")]) == 2
+    assert "needs matplotlib" in (said := capsys.readouterr().err)
+    assert "or use --no-html" in said
 
 
 def test_a_report_shows_itself_shortly(pair):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zsbir.cli._evaluation import Part, Subject, Work, embed_shares, run_folder
+from zsbir.cli._evaluation import Model, Subject, WorkOptions
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from zsbir.evaluation.embedding_map import MapSettings
     from zsbir.types import Embeddings, Split
 
-MapOf = Literal["auto", "none", "after", "both"]
+MapOf = Literal["none", "after", "both"]
 Panel = tuple[str, "Embeddings", "Embeddings"]
 
 
@@ -30,62 +29,34 @@ def map_settings(
     return MapSettings(shown, most, layout, seed=seed)
 
 
-def near_by(settings: MapSettings, matcher: str | Mapping[str, Any]) -> MapSettings:
+def near_by(settings: MapSettings, matcher: Any) -> MapSettings:
     """Return the settings with what is near measured as the matcher does: by Euclidean distance, or by cosine."""
-    name = matcher if isinstance(matcher, str) else matcher["name"]
-    return replace(settings, cosine=name != "euclidean")
+    from zsbir.matchers import MATCHERS
+
+    return replace(settings, cosine=not MATCHERS.build(matcher).describe().startswith("euclidean"))
 
 
-def run_panels(
-    path: Path, part: Part, settings: MapSettings, work: Work, before: bool
-) -> tuple[list[Panel], MapSettings]:
-    """Embed what a map of a run shows, after training and, if asked for, before it.
-
-    Raises:
-        ZsbirError: If there is no run or no such part.
-    """
-    import zsbir
-    from zsbir.engine.run import read_run
-
-    folder = run_folder(path)
-    method = zsbir.load(path)
-    settings = near_by(settings, method.matcher)
-    dataset = zsbir.DATASETS.build(read_run(folder)["dataset"])
-    split = shown_split(dataset.test if part == "test" else dataset.validation, settings)
-    after = ("after training", *embed_shares(method, dataset, split, work))
-    return ([start_panel(path, part, settings, work), after] if before else [after]), settings
-
-
-def start_panel(path: Path, part: Part, settings: MapSettings, work: Work) -> Panel:
-    """Embed what a map shows with the method as it was before its first step: the same spec, seed and weights.
+def model_panels(
+    model: Model, settings: MapSettings, work: WorkOptions, before: bool, after: bool = True
+) -> list[Panel]:
+    """Embed what a map shows of a model: as it is, and before it the start that it was trained from.
 
     Raises:
-        ZsbirError: If `path` is no run, or its pretrained weights cannot be loaded.
+        ZsbirError: If the part is empty, or the start's pretrained weights are not here.
     """
-    import torch
-
-    import zsbir
-    from zsbir.engine.run import read_run
-
-    run = read_run(run_folder(path))
-    dataset = zsbir.DATASETS.build(run["dataset"])
-    torch.manual_seed(run["seed"])
-    start = zsbir.METHODS.build(run["method"])
-    split = shown_split(dataset.test if part == "test" else dataset.validation, settings)
-    return ("before training", *embed_shares(start, dataset, split, work))
+    split = shown_split(model.split(), settings)
+    panels: list[Panel] = []
+    if before:
+        panels.append(("before training", *model.embed(split, work, model.untrained())))
+    if after:
+        panels.append(("after training", *model.embed(split, work)))
+    return panels
 
 
 def shown_split(split: Split, settings: MapSettings) -> Split:
-    """Return the records of a split that a map shows.
-
-    Raises:
-        ZsbirError: If the part is empty.
-    """
+    """Return the records of a split that a map shows."""
     from zsbir.types import Records
     from zsbir.types import Split as Share
-
-    if not split.classes:
-        raise ZsbirError("the run held out no validation classes: map its test classes")
 
     def some(records: Records) -> Records:
         rows = settings.chosen_rows(records.labels, split.classes)
@@ -94,30 +65,25 @@ def shown_split(split: Split, settings: MapSettings) -> Split:
     return Share(some(split.sketches), some(split.photos), split.classes)
 
 
-def report_map(of: MapOf, path: Path, part: Part, subject: Subject, work: Work, seed: int) -> Figure | None:
-    """Return the map of a report; None where it is not wanted or, for ``auto``, cannot be drawn.
+def report_map(of: MapOf, path: Path, subject: Subject, work: WorkOptions, seed: int) -> Figure | None:
+    """Return the map of a report; None where it is not wanted, or another process draws it.
 
     Raises:
-        ZsbirError: If the map is asked for and cannot be drawn.
+        ZsbirError: If it cannot be drawn.
     """
-    from importlib.util import find_spec
-
     from zsbir.evaluation.distributed import is_first
     from zsbir.evaluation.embedding_map import embedding_map
-    from zsbir.evaluation.embeddings import is_pair
     from zsbir.evaluation.inputs import check_embeddings
 
-    if of == "none" or (of == "auto" and find_spec("sklearn") is None):
+    if of == "none":
         return None
     settings = near_by(map_settings(seed=seed), subject.matcher)
-    queries, gallery, classes = check_embeddings(subject.queries, subject.gallery)
-    if of == "auto" and sum(len(settings.chosen_rows(side.labels, classes)) for side in (queries, gallery)) < 5:
-        return None
-    if of == "both" and is_pair(path):
+    queries, gallery, _ = check_embeddings(subject.queries, subject.gallery)
+    if of == "both" and subject.model is None:
         raise ZsbirError(
             f"{path} holds embeddings, which have no start to map: --map both needs a run of `zsbir train`"
         )
     # Every process takes part in embedding, the first one draws.
-    before = [start_panel(path, part, settings, work)] if of == "both" else []
-    panel = ("embeddings" if is_pair(path) else "after training", queries, gallery)
+    before = model_panels(subject.model, settings, work, True, False) if of == "both" and subject.model else []
+    panel = ("embeddings" if subject.model is None else "after training", queries, gallery)
     return embedding_map([*before, panel], settings) if is_first() else None

@@ -9,8 +9,8 @@ from tyro.conf import Positional
 
 
 def compare(
-    run_a: Annotated[Path, Positional],
-    run_b: Annotated[Path, Positional],
+    run_a: Annotated[Path | None, Positional] = None,
+    run_b: Annotated[Path | None, Positional] = None,
     protocol: str = "standard",
     metric: str = "mAP@all",
     permutations: int = 10_000,
@@ -24,7 +24,7 @@ def compare(
     Both must have been evaluated with `zsbir evaluate` on the same sketches; the test is the paired randomisation test
     over queries.
 
-    Example: zsbir compare runs/a runs/b --metric mAP@all
+    Example: zsbir compare runs/a runs/b --metric P@100
 
     Args:
         run_a: An evaluated run, or its evaluation folder.
@@ -41,6 +41,9 @@ def compare(
     from zsbir.evaluation.comparison import compare_saved, load_per_query
     from zsbir.files import write_json
 
+    if run_a is None or run_b is None:
+        named = "none was" if run_a is None else f"only {run_a} was"
+        raise ZsbirError(f"compare takes two evaluated runs, and {named} named: add the other one")
     if classes < 0:
         raise ZsbirError(f"--classes is how many winners and losers to print, 0 or more, not {classes}")
     found = compare_saved(load_per_query(run_a), load_per_query(run_b), protocol, metric, permutations, resamples, seed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from zsbir.cli._evaluation import DataOptions, WorkOptions, find_subject
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
@@ -19,46 +20,43 @@ if TYPE_CHECKING:
 def pictures(
     run: Annotated[Path, Positional],
     query: tuple[str, ...] = (),
-    random: int | None = None,
+    random: Annotated[int | None, arg(help_behavior_hint="(default: 8 if no query is named)")] = None,
     top: Annotated[int, arg(aliases=["-k"])] = 10,
     out: Annotated[Path, arg(aliases=["-o"])] = Path("pictures"),
-    matcher: str | None = None,
+    matcher: Annotated[str | None, arg(help_behavior_hint="(default: the method's own)")] = None,
     set: tuple[str, ...] = (),
     part: Literal["test", "validation"] = "test",
     cell: int = 128,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int = 64,
-    workers: int = 2,
-    seed: int = 0,
+    root: Path | None = None,
+    seed: Annotated[int | None, arg(help_behavior_hint="(default: 0)")] = None,
+    work: WorkOptions = WorkOptions(),
 ) -> None:
     """Draw query sketches with the first photos found and their scores: one PNG a query, and all on sheet.png.
 
     Right photos are framed green, wrong ones red; the same goes into a report with `zsbir evaluate --show`.
 
-    Example: zsbir pictures runs/a --random 5
+    Example: zsbir pictures runs/dann-folder-1 --query giraffe/3.png -k 20
 
     Args:
         run: A run folder of `zsbir train`, or a folder of its embeddings.
         query: Sketches of the test split: files, as their path, its end, or the full path.
-        random: How many sketches to draw by chance; default: 8 if no query is named.
+        random: How many sketches to draw by chance.
         top: How many photos of each.
         out: The folder for the pictures.
-        matcher: A matcher's name, see `zsbir list`; default: the method's own.
+        matcher: A matcher's name, see `zsbir list`.
         set: Arguments of the matcher: key=value ...
         part: test = the unseen classes.
         cell: Side of an image in pixels.
-        device: Where to run.
-        batch_size: Images a step.
-        workers: Processes that decode images.
+        root: Where the run's dataset is now.
         seed: Of the choice of random sketches.
+        work: How images are embedded.
     """
-    from zsbir.cli._evaluation import Work, find_subject
     from zsbir.cli._options import assignments
     from zsbir.evaluation.shown import draw_queries, find_queries
 
     if set and matcher is None:
         raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
-    if top < 1 or cell < 8 or seed < 0 or (random is not None and random < 0):
+    if top < 1 or cell < 8 or (seed or 0) < 0 or (random is not None and random < 0):
         raise ZsbirError(
             f"a picture has at least 1 photo of 8 pixels, and of 0 or more random sketches with a seed of 0 or more: "
             f"not {top}, {cell}, {random} and {seed}"
@@ -68,31 +66,35 @@ def pictures(
     if out.is_file():
         raise ZsbirError(f"{out} is a file: give a folder for the pictures with --out")
     count = (0 if query else 8) if random is None else random
+    if seed is not None and not count:
+        raise ZsbirError("--seed draws random sketches, and none are asked for: add --random N")
+    if not run.exists():
+        raise ZsbirError(f"{run} does not exist: give a run folder of `zsbir train`, or a folder of its embeddings")
     notes: dict[str, str] = {}
 
     def choose(paths: Paths) -> Sequence[int]:
         named = list(dict.fromkeys(find_queries(paths, query)))
-        drawn = draw_queries(len(paths), count, seed, named)
+        drawn = draw_queries(len(paths), count, seed or 0, named)
         notes.update({paths[place]: "random" for place in drawn} | {paths[place]: "chosen" for place in named})
         return [*named, *drawn]
 
     spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}
-    subject = find_subject(run, part, spec, Work(device, batch_size, workers), choose)
+    subject = find_subject(run, part, spec, work, DataOptions(root=root), choose=choose)
     if subject.openers is None:
         raise ZsbirError(
-            f"the images of {run} are not to be had here: only a run, or embeddings whose dataset is in place"
+            f"the images of {run} are not here: give a run, or embeddings and --root, their dataset's folder"
         )
-    draw(_found(subject, spec, top, notes), subject, out, cell)
+    draw(_found(subject, top, notes), subject, out, cell)
 
 
-def _found(subject: Subject, spec: Any, top: int, notes: dict[str, str]) -> list[TopPhotos]:
+def _found(subject: Subject, top: int, notes: dict[str, str]) -> list[TopPhotos]:
     """Return the first photos of the subject's sketches, in their order."""
     from dataclasses import replace
 
     from zsbir.evaluation.evaluator import Evaluator
 
     evaluator = Evaluator(
-        matcher=subject.matcher if spec is None else spec, metrics=("mAP",), ks=(1,), resamples=0, examples=0, top=top,
+        matcher=subject.matcher, metrics=("mAP",), ks=(1,), resamples=0, examples=0, top=top,
         queries=list(subject.queries.paths),
     )  # fmt: skip
     shown = evaluator.evaluate(subject.queries, subject.gallery).top

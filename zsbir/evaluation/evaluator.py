@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from zsbir.arguments import Natural, checked
 from zsbir.evaluation import metrics as functions
@@ -44,6 +45,7 @@ class Evaluator:
         seed: Seed of the bootstrap, of the random queries and of the sample behind confusion and histogram.
         random: How many further queries to show, drawn by chance.
         queries: Files of further queries to show, see `zsbir.evaluation.shown.find_queries`.
+        progress: Show bars.
 
     >>> import numpy as np, torch
     >>> photos = Embeddings(torch.eye(3), np.array([0, 1, 2]), ("cat", "dog", "owl"))
@@ -65,12 +67,14 @@ class Evaluator:
         seed: Natural = 0,
         random: Natural = 0,
         queries: Sequence[str] = (),
+        progress: bool = False,
     ) -> None:
         self.request = Request(protocol, ks, metrics, functions.ideal_levels())
         self.matcher: Matcher = MATCHERS.build(matcher)
         self.resamples = resamples
         self.shown = Shown(examples, random, tuple(queries), top)
         self.seed = seed
+        self.progress = progress
 
     def like(self, matcher: str | Mapping[str, Any] | Matcher, show: bool = True) -> Evaluator:
         """Return the same evaluator with another matcher; it shows no queries if `show` is not set."""
@@ -137,7 +141,11 @@ class Evaluator:
         kind = gallery.vectors
         scores = fitted_scores(matcher, queries, gallery)
         labels = queries.labels, gallery.labels
-        return measure(scores, *labels, self.request, kind.device, kind.dtype.itemsize, overview, share=True), overview
+        found = measure(
+            scores, *labels, self.request, kind.device, kind.dtype.itemsize, overview, share=True,
+            progress=self.progress,
+        )  # fmt: skip
+        return found, overview
 
     def choose(self, found: PerQuery, queries: Embeddings) -> list[tuple[int, str, float | None]]:
         """Return which queries to show, by the first metric of the first protocol."""
@@ -188,7 +196,8 @@ class Evaluator:
     ) -> dict[str, dict[str, dict[str, list[float]]]]:
         """Return the 95 % bootstrap intervals of all means, over queries and over classes; none for 0 resamples."""
         out: dict[str, dict[str, dict[str, list[float]]]] = {}
-        for p in protocols if self.resamples else ():
+        bar = tqdm(protocols if self.resamples else (), "intervals", disable=not self.progress, leave=False)
+        for p in bar:
             values = found.values[p.name]
             queries = bootstrap(values, found.labels, p.average, "queries", self.resamples, seed=self.seed)
             over = bootstrap(values, found.labels, p.average, "classes", self.resamples, seed=self.seed)

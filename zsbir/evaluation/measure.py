@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from zsbir.errors import ZsbirError
 from zsbir.evaluation import metrics
@@ -197,6 +198,7 @@ def measure(
     itemsize: int = 4,
     overview: Overview | None = None,
     share: bool = False,
+    progress: bool = False,
 ) -> PerQuery:
     """Compute the metrics of every query; the scores of each query are asked for once.
 
@@ -210,6 +212,7 @@ def measure(
         overview: Looks at all scores on the way, those of queries without a relevant photo too.
         share: Whether the processes that run share the chunks. The chunks do not depend on how many there are, so
             together they give bit for bit what one gives.
+        progress: Show a bar.
 
     Returns:
         The metrics of the queries, in their order.
@@ -230,7 +233,7 @@ def measure(
             return _metrics(ranks, request), curve
 
     with torch.inference_mode(), row_threads(device) as (threads, run):
-        for number, index in numbered[first::step]:
+        for number, index in tqdm(numbered[first::step], "ranking", unit="chunk", disable=not progress, leave=False):
             scores = chunk(index).contiguous()
             check_finite(scores, "rows of scores from the matcher")
             columns, many = chunks.relevant(index, device)

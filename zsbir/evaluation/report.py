@@ -222,17 +222,28 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def summary(self) -> str:
-        """Return in a few sentences what was evaluated, and what a random order and the baseline give."""
-        c, (protocol, metric) = self.counts, self._lead()
-        level = ", ".join(f"{value:.4f} ({name})" for name, value in self.chance.items())
+        """Return in a few sentences what was evaluated, and what its score is to be compared with."""
+        c = self.counts
         gap = "" if self.domain_gap is None else f" {self.domain_gap.describe().capitalize()}."
-        frozen = self.baseline.get(protocol, {}).get(metric)
-        told = "" if frozen is None else f" {metric} of the frozen backbone: {frozen:.4f} ({protocol})."
-        what = "acc@1" if self.setting == "fine-grained" else "mAP@all"
         return (
             f"Setting: {self.setting}. {c['evaluated']} of {c['queries']} sketches against {c['gallery']} photos, "
-            f"{c['classes']} classes. Matcher: {self.matcher}. {what} of a random order: {level}.{told}{gap}"
+            f"{c['classes']} classes. Matcher: {self.matcher}. {'. '.join(self.beside())}.{gap}"
         )
+
+    def beside(self) -> list[str]:
+        """Return for each protocol a line with what its first metric is to be compared with."""
+        lines = []
+        for name, values in self.results.items():
+            metric, value = next(iter(values.items()))
+            said = [f"{name}: {metric} {value:.4f}"]
+            for side, (low, high) in self.intervals.get(name, {}).get(metric, {}).items():
+                said.append(f"95 % interval over {side} {low:.4f} to {high:.4f}")
+            if metric in self.baseline.get(name, {}):
+                said.append(f"backbone without training {self.baseline[name][metric]:.4f}")
+            if name in self.chance and metric in ("mAP@all", "acc@1"):
+                said.append(f"random order {self.chance[name]:.4f}")
+            lines.append("; ".join(said))
+        return lines
 
     def definitions(self) -> list[str]:
         """Return the definition of each protocol, and of what they share, in a line each."""
