@@ -61,7 +61,7 @@ def test_pictures_of_named_and_random_queries(run, tmp_path, capsys):
 
 def test_pictures_show_what_the_evaluation_finds(run, tmp_path, capsys):
     assert command(capsys, "embed", run, "--out", tmp_path / "e", "--workers", 0)[0] == 0
-    command(capsys, "pictures", tmp_path / "e", "--random", 1, "-k", 3, "-o", tmp_path / "a", "--workers", 0)
+    command(capsys, "pictures", tmp_path / "e", "--random", 1, "-k", 3, "-o", tmp_path / "a")
     command(capsys, "pictures", run, "--random", 1, "-k", 3, "-o", tmp_path / "b", "--workers", 0)
     pictures = [np.asarray(Image.open(tmp_path / name / "sheet.png")) for name in "ab"]
     assert np.array_equal(*pictures)
