@@ -3,7 +3,7 @@ import re
 import pytest
 
 from zsbir.data.datasets.published import published, published_names
-from zsbir.data.purity import class_synset, imagenet_purity
+from zsbir.data.imagenet import class_synset, imagenet_overlap
 from zsbir.names import canonical, prompt_name, word_names
 
 ALL = sorted({own for name in published_names() for side in ("seen", "unseen") for own in published(name)[side]})
@@ -43,17 +43,17 @@ def test_canonical_names_keep_the_classes_of_a_benchmark_apart():
 
 
 def test_every_benchmark_class_has_been_looked_up():
-    purity = imagenet_purity(ALL)
-    assert set(map(canonical, purity.unknown)) == {"potted plant", "sponge bob"}
+    overlap = imagenet_overlap(ALL)
+    assert set(map(canonical, overlap.unknown)) == {"potted plant", "sponge bob"}
     assert class_synset("tank") == "n04389033"
 
 
-def test_purity_numbers():
-    taught = {name: imagenet_purity(published(name)["unseen"]).taught for name in published_names()}
+def test_overlap_numbers():
+    taught = {name: imagenet_overlap(published(name)["unseen"]).taught for name in published_names()}
     assert taught["sketchy-21"] < taught["quickdraw-30"] < taught["sketchy-25"] < taught["tuberlin-30"]
-    mine = imagenet_purity(["zebra", "dog", "giraffe", "my own class"])
+    mine = imagenet_overlap(["zebra", "dog", "giraffe", "my own class"])
     assert (mine.same, mine.narrower, mine.unknown, mine.total) == (("zebra",), ("dog",), ("my own class",), 4)
-    assert "none of the 1 unseen" in imagenet_purity(["giraffe"]).sentence()
+    assert "none of the 1 unseen" in imagenet_overlap(["giraffe"]).sentence()
 
 
 def test_words_are_letters_only():

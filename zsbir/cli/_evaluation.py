@@ -370,7 +370,7 @@ def _on(device: str, queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
 
 
 def _notes(dataset: Dataset, method: Method, part: Part, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    from zsbir.data.purity import imagenet_purity
+    from zsbir.data.imagenet import imagenet_overlap
 
     notes = list(dataset.notes)
     if settings.get("select_on") == "test":
@@ -379,9 +379,9 @@ def _notes(dataset: Dataset, method: Method, part: Part, settings: Mapping[str, 
         notes.append(f"the authors' checkpoint: {settings['released']}")
     if part == "validation":
         notes.append("these are the held-out seen classes (validation), not the unseen ones")
-    purity = imagenet_purity(dataset.test.classes)
-    if part != "validation" and len(purity.unknown) < purity.total:
-        notes.append(f"{purity.sentence()} (it counts if the backbone was pretrained on ImageNet)")
+    overlap = imagenet_overlap(dataset.test.classes)
+    if part != "validation" and len(overlap.unknown) < overlap.total:
+        notes.append(f"{overlap.sentence()} (it counts if the backbone was pretrained on ImageNet)")
     manifest = getattr(dataset, "manifest_hash", None)
     if manifest:
         notes.append(f"dataset manifest {manifest}")

@@ -33,7 +33,7 @@ def list_(json: bool = False) -> None:
 
 
 def info(name: Annotated[str, Positional], json: bool = False) -> None:
-    """Show a data set: its classes, list files, published counts, and how pure it is after ImageNet-1k.
+    """Show a data set: its classes, list files, published counts, and which of its unseen classes ImageNet-1k has.
 
     Example: zsbir datasets info sketchy-21
 
@@ -43,7 +43,7 @@ def info(name: Annotated[str, Positional], json: bool = False) -> None:
     """
     from zsbir.data import DATASETS
     from zsbir.data.datasets.published import published, published_names
-    from zsbir.data.purity import imagenet_purity
+    from zsbir.data.imagenet import imagenet_overlap
 
     if name not in published_names():
         parameters = {key: str(value) for key, value in DATASETS.parameters(name).items()}
@@ -53,9 +53,9 @@ def info(name: Annotated[str, Positional], json: bool = False) -> None:
             print(f"{name}: {DATASETS.describe()[name]}\narguments:", *parameters.values(), sep="\n  ")
         return
     facts = dict(published(name))
-    purity = imagenet_purity(facts["unseen"])
+    known = imagenet_overlap(facts["unseen"])
     if json:
-        print(json_module.dumps({**facts, "imagenet_1k": purity.sentence()}, indent=2))
+        print(json_module.dumps({**facts, "imagenet_1k": known.sentence()}, indent=2))
         return
     print(f"{name}: {facts['title']}\nused by: {', '.join(facts['used_by'])}")
     for part, item in facts["lists"].items():
@@ -66,7 +66,7 @@ def info(name: Annotated[str, Positional], json: bool = False) -> None:
         print(f"both seen and unseen as published, left out by default: {', '.join(overlap)}")
     print(f"{len(facts['seen'])} seen: {', '.join(facts['seen'])}")
     print(f"{len(facts['unseen'])} unseen: {', '.join(facts['unseen'])}")
-    print(purity.sentence())
+    print(known.sentence())
 
 
 def check(

@@ -28,7 +28,8 @@ class DataOptions:
         dataset: A dataset's name, see `zsbir list`.
         root: The dataset's folder; with --resume or --from, where it is now.
         unseen: Test classes for the dataset `folder`: names with commas, or how many.
-        validation: Seen classes to hold out for model selection: a number, or a share below 1.
+        validation: Seen classes to hold out for model selection: a number, or a share below 1; 0: none; default: a
+            tenth of them, where there are at least 10.
         split: A split manifest from `zsbir datasets split`.
         set_data: Further arguments of the dataset: key=value ...
     """

@@ -1,4 +1,4 @@
-"""Zero-shot purity: which unseen classes a network pretrained on ImageNet-1k has been taught after all."""
+"""Which unseen classes a network pretrained on ImageNet-1k has been taught after all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zsbir.names import canonical
 
 
 @dataclass(frozen=True)
-class Purity:
+class ImageNetOverlap:
     """Unseen classes by their relation to the 1000 ImageNet classes (WordNet 3.0 noun senses).
 
     Attributes:
@@ -37,7 +37,7 @@ class Purity:
     def sentence(self) -> str:
         """Return the line that a report prints.
 
-        >>> imagenet_purity(["banana", "door", "cow"]).sentence()
+        >>> imagenet_overlap(["banana", "door", "cow"]).sentence()
         'ImageNet-1k has 2 of 3 unseen classes: 1 as such (banana), 1 by kinds of it (door)'
         """
         if not self.taught:
@@ -50,14 +50,14 @@ class Purity:
         return text + (f"; {len(self.unknown)} not in the table ({rest})" if self.unknown else "")
 
 
-def imagenet_purity(classes: Iterable[str]) -> Purity:
+def imagenet_overlap(classes: Iterable[str]) -> ImageNetOverlap:
     """Return which of `classes` are ImageNet-1k classes, for backbones pretrained on it."""
     names = list(classes)
     by: dict[str, list[str]] = {"same": [], "narrower": [], "broader": [], "unknown": [], "none": []}
     for name in names:
         by[_table().get(canonical(name), (None, "unknown"))[1]].append(name)
     same, narrower, broader, unknown = (tuple(by[key]) for key in ("same", "narrower", "broader", "unknown"))
-    return Purity(same, narrower, broader, unknown, len(names))
+    return ImageNetOverlap(same, narrower, broader, unknown, len(names))
 
 
 def class_synset(name: str) -> str | None:
