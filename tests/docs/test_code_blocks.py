@@ -115,6 +115,9 @@ def test_commands_in_the_text_exist(page):
         functions = list(found.values()) if isinstance(found, dict) else [found]
         known = {key.rstrip("_") for function in functions for key in options(function)}
         for option in re.findall(r"--([a-z-]+)", piece):
-            assert {option.replace("-", "_"), option.removeprefix("no-").replace("-", "_")} & {*known, "help"}, (
-                f"{name(page)}: {piece}"
-            )
+            assert {option.replace("-", "_"), option.removeprefix("no-").replace("-", "_")} & {
+                *known,
+                "help",
+                "import",
+                "debug",
+            }, f"{name(page)}: {piece}"

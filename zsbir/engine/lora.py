@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from zsbir.arguments import Count, Positive, Range, checked
+from zsbir.arguments import Count, Positive, Ratio, checked
 from zsbir.backbones.base import Backbone
 from zsbir.errors import ZsbirError
 from zsbir.methods.saving import plain_tensors
@@ -45,7 +45,7 @@ class Lora:
 
     rank: Count = 8
     alpha: Positive = 16.0
-    dropout: Annotated[float, Range(0, 1, without=("high",))] = 0.0
+    dropout: Ratio = 0.0
     targets: tuple[str, ...] = ()
 
     @classmethod

@@ -26,13 +26,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsbir.arguments import Count, NonNegative, Range
+from zsbir.arguments import Count, NonNegative, Ratio
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.tower import Tower
@@ -114,7 +114,7 @@ class DANN(Method):
         head: Sequence[Count] = (),
         freeze: Literal["none", "backbone"] = "none",
         standardise: bool = False,
-        dropout: Annotated[float, Range(0, 1, without=("high",))] = 0.0,
+        dropout: Ratio = 0.0,
         margin: NonNegative = 1.0,
         unit: bool = False,
         batch_negatives: bool = False,
