@@ -46,7 +46,7 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
         "before": before.results["standard"], "after": after.results["standard"],
     })  # fmt: skip
     _picture(after, dataset, out / "results.png")
-    photos = _photos(dataset, out / "photos")
+    photos = write_photos(dataset, out / "photos")
     gain = _map(after) - _map(before)
     print(f"    mAP@all {_map(after):.3f}   ({gain:+.3f}; before {_map(before):.3f}, chance {chance:.3f})")
     print(f"\n{out}/results.png   query sketches and their ten best photos: right ones green, wrong ones red")
@@ -59,7 +59,7 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
     print("  zsbir evaluate runs/dann-folder-1")
 
 
-def _photos(dataset: Dataset, folder: Path) -> int:
+def write_photos(dataset: Dataset, folder: Path) -> int:
     """Write the photos of the unseen classes as files, and return how many."""
     photos = dataset.test.photos
     for number in range(len(photos)):
