@@ -39,7 +39,7 @@ from zsbir.types import Domain, Split
 
 PROTOCOLS = ("standard", "sbka", "puxim", "dann")
 BASELINE = "means removed"
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, by number of seeds
+T95 = {3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, by number of seeds
 LITE0 = {"name": "lite0", "pretrained": True}
 STAGES = {**LITE0, "pool": "stages"}
 
@@ -166,8 +166,10 @@ def figure(runs: list[dict[str, Any]], protocol: str, baseline: list[dict[str, A
     """Return a cell: the mean, half the 95 % interval over seeds, and an arrow where the paired test says so."""
     values = np.array([run["scores"][protocol]["mAP@all"] for run in runs])
     text = f"{values.mean():.3f}"
-    if len(values) > 1 and values.std():
-        text += f" ± {T95.get(len(values), 2.0) * values.std(ddof=1) / len(values) ** 0.5:.3f}"
+    if len(values) in T95 and values.std():
+        text += f" ± {T95[len(values)] * values.std(ddof=1) / len(values) ** 0.5:.3f}"
+    elif runs[0]["recipe"] or len(values) == 2:
+        text += f" ({len(values)} seed{'s' * (len(values) > 1)})"
     if protocol != "standard" or not baseline or runs[0]["row"] == BASELINE:
         return text
     ours = np.mean([run["average_precision"] for run in runs], axis=0)

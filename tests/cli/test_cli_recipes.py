@@ -43,3 +43,9 @@ def test_a_named_recipe_sets_method_and_training_and_can_be_changed(root):
 def test_an_unknown_recipe_is_refused_with_the_known_ones(root, capsys):
     assert train(root, "--recipe", "small-dat") != 0
     assert "small-data" in capsys.readouterr().err
+
+
+def test_a_setting_of_the_backbone_is_added_to_the_recipes_own(root):
+    assert train(root, "--recipe", "small-data", "--backbone", "lite0", "--set", "backbone.image_size=32") == 0
+    run = json.loads((root.parent / "run" / "run.json").read_text())
+    assert run["method"]["backbone"] == {"name": "lite0", "pool": "stages", "image_size": 32}

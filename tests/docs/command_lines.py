@@ -97,7 +97,11 @@ def check_names(call: Call) -> None:
             assignments(given["set_data"], "").keys()
             <= zsbir.DATASETS.parameters(given["dataset"] or "openmoji").keys()
         )
-        assert assignments(given["recipe"], "").keys() <= {field.name for field in fields(zsbir.Recipe)}
+        words = given["recipe"]
+        if words and "=" not in words[0]:
+            assert words[0] in zsbir.METHODS.get(given["method"]).recipes
+            words = words[1:]
+        assert assignments(words, "").keys() <= {field.name for field in fields(zsbir.Recipe)}
 
 
 def run_small(call: Call) -> None:

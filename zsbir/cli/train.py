@@ -263,9 +263,12 @@ def _built(
     dataset = build_dataset(name, data.root, data.unseen, data.validation, data.split, more)
     given, options = assignments(model.set, "--set"), options or {}
     parts: dict[str, Any] = {**options, **given}
+    known, wanted = options.get("backbone", {}), given.get("backbone", {})
+    if model.backbone not in (None, known.get("name")):
+        known = {}  # the set's own backbone does not speak of another one
+    if isinstance(wanted, dict) and (known or wanted or "backbone" in parts):
+        parts["backbone"] = {**({} if "name" in wanted else known), **wanted}
     if model.backbone is not None:
-        if "backbone" not in given and options.get("backbone", {}).get("name") != model.backbone:
-            parts.pop("backbone", None)
         parts["backbone"] = {"name": model.backbone, **parts["backbone"]} if "backbone" in parts else model.backbone
     published = {key: value for key, value in published_for(method, name).items() if key not in parts}
     if published and os.environ.get("RANK", "0") == "0":
