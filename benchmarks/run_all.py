@@ -64,6 +64,10 @@ BENCHMARKS = (
     _benchmark("puxim_pacs6 --root ROOT --steps 10 --scratch-steps 10 --seeds 1"),
     _benchmark("training --root ROOT --methods dann --steps 2 --rounds 1"),
     _benchmark("pacs6 --root ROOT --seeds 1 --steps 5 --train-size 96"),
+    Benchmark("real", skip="needs real data sets by name and an hour; it goes on where it was stopped"),
+    Benchmark("doodle", skip="makes the model that comes with zsbir, from data sets by name"),
+    Benchmark("drawings", skip="needs a browser, QuickDraw's drawings and two indexes"),
+    Benchmark("bulk", skip="large jobs: run it on its own"),
     Benchmark("imagenet_overlap", skip="rebuilds a table of zsbir from WordNet; it measures nothing"),
 )
 
