@@ -227,3 +227,24 @@ def test_the_size_of_chunks_does_not_matter(monkeypatch):
         found.append(averages(result, ALL))
     for name, values in found[0].items():
         assert values == pytest.approx(found[1][name], abs=1e-12)
+
+
+def test_neighbouring_floats_among_relevant_photos_are_no_tie():
+    """Each value is tied with one irrelevant photo; the two relevant photos lie one float apart."""
+    high = np.float32(0.3)
+    low = np.nextafter(high, np.float32(0))
+    scores = np.array([[high, high, low, low]], dtype=np.float32)
+    found = evaluate_scores(scores, [0], [0, 1, 0, 1], ("standard", "sbka", "dann"), ks=(2,))
+    relevant = [True, False, True, False]
+    spread = [1.0, 1.0, 0.0, 0.0]
+    assert found["standard"]["mAP@all"] == pytest.approx(oracle.mean_over_orders(oracle.exact_ap, spread, relevant))
+    assert found["dann"]["mAP@all"] == pytest.approx(average_precision_score(relevant, spread))
+    assert found["sbka"]["mAP@all"] == pytest.approx(oracle.mean_position_ap(spread, relevant, voc=True))
+
+
+def test_a_recall_level_is_reached_by_the_hit_that_reaches_it():
+    """0.55 * 100 is 55.00000000000001 in floats, but the 55th hit has recall 0.55."""
+    ranks = ranked([float(-i) for i in range(101)], [True] * 55 + [False] + [True] * 45)
+    assert 0.55 * 100 > 55
+    found = metrics.interpolated_precision(ranks, [0.5, 0.55, 0.56])
+    assert found.tolist() == [pytest.approx([1.0, 1.0, 100 / 101])]

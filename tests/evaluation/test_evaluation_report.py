@@ -163,6 +163,8 @@ def test_itq_turns_by_a_rotation_and_quantises_better_than_pca():
 
     plain = torch.linalg.eigh(torch.cov(vectors.T)).eigenvectors[:, -8:]
     assert loss(quantiser.rotation) < loss(plain)
+    losses = [loss(fit_itq(vectors, 8, iterations=n).rotation) for n in (0, 1, 5, 50)]
+    assert losses[0] > 1.02 * losses[1] > losses[1] > losses[2] > losses[3] - 1e-9
     assert torch.equal(quantiser.codes(vectors), fit_itq(vectors, 8).codes(vectors))
 
 

@@ -156,3 +156,15 @@ def test_every_real_pair_is_possible_under_its_own_protocol(classes):
         for name in names:
             verdict = verdicts(found[name][f"mAP@{k}"], found[name][f"P@{k}"], k)[name]
             assert verdict == "possible" or (small and verdict == "only with small classes"), (name, verdict)
+
+
+def test_the_draw_that_was_seen_counts():
+    """A difference that no random sign reaches: p is 1 / (draws + 1), never 0."""
+    difference = np.full(60, 0.5)
+    assert randomisation_p(difference, np.full(60, 1 / 60), permutations=99) == 1 / 100
+
+
+def test_classes_that_a_resample_misses_do_not_count():
+    """Two classes of one query each: half of the resamples have one of them alone, with its own mean."""
+    found = bootstrap({"m": np.array([0.4, 0.8])}, np.array([0, 1]), "class", resamples=400)["m"]
+    assert found == (0.4, 0.8)

@@ -167,3 +167,31 @@ def test_candidates_rise_to_the_limit():
         values = candidates(most)
         assert values == sorted(set(values))
         assert all(2 <= v <= most for v in values)
+
+
+def test_kmeans_stops_at_sklearns_tolerance():
+    x = blobs(400, 5, 6, 2.5)[0]
+    for tol in (1e-1, 1e-2):
+        expected = SklearnKMeans(6, init=x[:6].copy(), n_init=1, tol=tol).fit(x)
+        found = kmeans(torch.from_numpy(x), 6, tol=tol, start=torch.from_numpy(x[:6].copy()))
+        exact = kmeans(torch.from_numpy(x), 6, tol=0, start=torch.from_numpy(x[:6].copy()))
+        assert found.iterations == expected.n_iter_ < exact.iterations
+
+
+def test_an_empty_cluster_moves_to_the_row_furthest_from_its_own():
+    x = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 0.0], [5.1, 0.0], [20.0, 0.0]])
+    start = torch.tensor([[0.0, 0.0], [5.0, 0.0], [500.0, 0.0]])  # nothing is near the third
+    found = kmeans(x, 3, start=start)
+    assert found.empty == 0
+    assert found.labels.tolist() == [0, 0, 1, 1, 2]
+    assert found.centers[2].tolist() == [20.0, 0.0]
+
+
+@pytest.mark.parametrize("clusters", [18, 20])
+def test_the_second_round_finds_what_lies_between_the_candidates(clusters):
+    """Neither number is among the first round's."""
+    assert clusters not in candidates(40)
+    rng = np.random.default_rng(0)
+    centres = 10 * np.eye(clusters)
+    x = torch.from_numpy(centres[np.arange(400) % clusters] + 0.05 * rng.standard_normal((400, clusters)))
+    assert choose_clusters(x, "silhouette", 40, seed=0)[0] == clusters
