@@ -52,6 +52,6 @@ def test_a_checkpoint_becomes_a_run_with_a_report(dann, tmp_path, capsys):
 
 def test_what_is_missing_is_named(dann, tmp_path, capsys):
     assert cli.main(["evaluate", "--method", "dann"]) == 2
-    assert "needs --method NAME, --weights FILE and --dataset NAME" in capsys.readouterr().err
+    assert "name the dataset to evaluate it on with --dataset" in capsys.readouterr().err
     assert evaluate(dann, tmp_path) == 2
     assert "not both" in capsys.readouterr().err
