@@ -94,9 +94,9 @@ def test_update_embeds_only_what_is_new(index, photos, monkeypatch):
 
 def test_continues_where_it_was_stopped(method, photos, tmp_path, monkeypatch):
     import zsbir.data.loading as module
-    from zsbir.search import fill
+    from zsbir.search import writer
 
-    monkeypatch.setattr(fill, "_EACH", 1)
+    monkeypatch.setattr(writer, "_EACH", 1)
     calls = []
     real = module.load_image
 
@@ -189,7 +189,7 @@ def test_a_folder_that_is_empty_or_away_keeps_its_photos(index, photos, tmp_path
 
 
 def test_a_folder_that_cannot_be_opened_keeps_its_photos(index, photos, monkeypatch):
-    import zsbir.search.index as module
+    import zsbir.search.writer as module
 
     def scan(source, skipped, links):
         skipped.append((str(photos / "deep"), "it cannot be opened (Permission denied)"))
@@ -246,7 +246,7 @@ def test_two_writers_lose_nothing(index, tmp_path):
 
 def test_a_second_writer_is_refused(index, tmp_path):
     other = Index.load(index.folder)
-    with index._writing(), pytest.raises(ZsbirError, match="another process is changing"):
+    with index._writer.writing(), pytest.raises(ZsbirError, match="another process is changing"):
         other.add([tmp_path / "x.png"])
     other.close()
 
@@ -305,7 +305,8 @@ def test_damaged_indexes_are_refused_in_words(index):
     index.save()
     index.close()
     record = json.loads((index.folder / "index.json").read_text())
-    for damaged in ("[]", "{", json.dumps({k: v for k, v in record.items() if k != "fingerprint"})):
+    lacking = {k: v for k, v in record.items() if k != "fingerprint"}
+    for damaged in ("[]", "{", json.dumps(lacking), json.dumps({**record, "model": {}, "fingerprint": "x"})):
         (index.folder / "index.json").write_text(damaged)
         with pytest.raises(ZsbirError):
             Index.load(index.folder)

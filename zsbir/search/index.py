@@ -5,24 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from zsbir.data.scan import Skipped, photo_files
+from zsbir.data.scan import photo_files
 from zsbir.errors import ZsbirError
 from zsbir.files import replaced, write_json
 from zsbir.matchers.base import Matcher
 from zsbir.methods.base import Method
 from zsbir.methods.saving import load, save
 from zsbir.search.catalog import Catalog, Entry
-from zsbir.search.fill import fill
 from zsbir.search.locks import SharedLock
 from zsbir.search.matching import Matching
 from zsbir.search.model import Embedder, find_model, fingerprint
@@ -30,7 +26,8 @@ from zsbir.search.query import Query, open_query
 from zsbir.search.record import RECORD, describe, read_record
 from zsbir.search.scan import Changes, compare
 from zsbir.search.stores import STORES
-from zsbir.search.stores.base import Ids, Store, Vectors
+from zsbir.search.stores.base import Store, Vectors
+from zsbir.search.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,8 @@ class Index:
         self.store: Store = STORES.build(record["store"])
         (folder / "store").mkdir(exist_ok=True)
         self.store.open(folder / "store", record["dim"])
-        self._version = self.catalog.version()
         self._lock = SharedLock()
-        self._changing = threading.RLock()
-        self._writer = FileLock(folder / "writing.lock", timeout=0, thread_local=False)
+        self._writer = Writer(folder, self.catalog, self.store, record["dim"], self._lock)
         self._matching = Matching(folder / "matchers", self.store)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
@@ -158,7 +153,7 @@ class Index:
         record = read_record(folder)
         given = model if isinstance(model, Method) else load(folder / "model") if model is None else find_model(model)
         if fingerprint(given) != record["fingerprint"]:
-            name = record["model"]["name"]
+            name = record["model"].get("name")
             raise ZsbirError(
                 f"{folder} was made by another model ({name!r}): its vectors cannot be compared with this one's"
             )
@@ -205,23 +200,13 @@ class Index:
         Raises:
             ZsbirError: If there is no such folder or list, or another process is changing the index.
         """
-        with self._writing():
-            self._repair()
-            known = self.catalog.sources()
-            sources = known if photos is None else [str(Path(photos).absolute())]
+        with self._writer.writing():
+            self._writer.repair()
+            sources = self.catalog.sources() if photos is None else [str(Path(photos).absolute())]
             total = Changes()
             for source in sources:
-                left_out: Skipped = []
-                there = Path(source).exists() or source not in known
-                files = photo_files(source, left_out, links) if there else iter(())
-                changes = compare(files, self.catalog.entries(), source, left_out)
-                found = changes.same + len(changes.moved)
-                if not prune and (not there or len(changes.vanished) > (found + len(changes.vanished)) / 10):
-                    changes.kept, changes.vanished = changes.kept + changes.vanished, []
-                self.catalog.begin(source)
-                if prune and not there:
-                    self.catalog.forget(source)
-                self._apply(changes, source, batch_size, workers, progress)
+                changes = self._writer.look(source, prune, links)
+                self._writer.apply(changes, source, self.embedder, batch_size, workers, progress)
                 for part in fields(Changes):
                     setattr(total, part.name, getattr(total, part.name) + getattr(changes, part.name))
         return total
@@ -231,28 +216,23 @@ class Index:
         if isinstance(photos, (str, Path)):
             photos = photo_files(photos)
         files = [str(Path(photo).absolute()) for photo in photos]
-        with self._writing():
+        with self._writer.writing():
             changes = compare(files, self.catalog.entries())
-            self._apply(changes, "", batch_size, workers, False)
+            self._writer.apply(changes, "", self.embedder, batch_size, workers, False)
         return changes
 
     def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[tuple[str, str]]]]) -> None:
         """Add photos that are embedded already: entries, their (n, D) unit vectors, and skipped files with reasons."""
-        with self._writing():
-            for entries, vectors, skipped in parts:
-                self._insert(entries, vectors, [(path, reason, "") for path, reason in skipped])
-            with self._lock.writing():
-                self.store.finish()
+        with self._writer.writing():
+            self._writer.extend(parts)
 
     def remove(self, photos: Iterable[str | Path]) -> int:
         """Remove photos by path; returns how many were in the index."""
         names = [photos] if isinstance(photos, (str, Path)) else photos
         found = [self.catalog.id_of(str(Path(photo).absolute())) for photo in names]
         ids = [number for number in found if number is not None]
-        with self._writing(), self._lock.writing():
-            self.catalog.remove(ids)
-            self.store.remove(np.array(ids, dtype=np.int64))
-            self.store.flush()
+        with self._writer.writing():
+            self._writer.remove(ids)
         return len(ids)
 
     def search(
@@ -336,7 +316,7 @@ class Index:
 
     def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
         """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""
-        with self._writing(), self._lock.reading():
+        with self._writer.writing(), self._lock.reading():
             self._matching.fit(matcher)
 
     def skipped(self) -> list[tuple[str, str]]:
@@ -360,57 +340,3 @@ class Index:
         self.catalog.close()
         if self._temporary is not None:
             self._temporary.cleanup()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Keep other processes and threads from changing the index, and see what they changed before."""
-        with self._changing:
-            try:
-                self._writer.acquire()
-            except Timeout:
-                raise ZsbirError(f"another process is changing {self.folder}: wait until it is done") from None
-            try:
-                if self.catalog.version() != self._version:
-                    with self._lock.writing():
-                        self.store.close()
-                        self.store.open(self.folder / "store", self.record["dim"])
-                        self._version = self.catalog.version()
-                yield
-            finally:
-                self._writer.release()
-
-    def _apply(self, changes: Changes, source: str, batch_size: int, workers: int, progress: bool) -> None:
-        gone = changes.changed + changes.vanished
-        with self._lock.writing():
-            self.catalog.remove(gone)
-            self.store.remove(np.array(gone, dtype=np.int64))
-            self.catalog.move(changes.moved)
-            self.catalog.skip([(path, reason, source) for path, reason in changes.unreadable])
-            if changes.copies:
-                vectors = self.store.vectors(np.array([number for number, _ in changes.copies], dtype=np.int64))
-                self._insert([entry for _, entry in changes.copies], vectors, [])
-
-        def insert(entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str]]) -> None:
-            self._insert(entries, vectors, [(path, reason, source) for path, reason in skipped])
-
-        fill(changes.new, self.embedder, insert, batch_size, workers, progress)
-        with self._lock.writing():
-            self.store.finish()
-
-    def _insert(self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str, str]]) -> None:
-        """Add photos: vectors first, so that a photo of the catalogue always has one."""
-        with self._lock.writing():
-            ids = self.catalog.next_ids(len(entries))
-            if ids:
-                self.store.add(np.array(ids, dtype=np.int64), vectors)
-                self.store.flush()
-            self.catalog.add(ids, entries)
-            self.catalog.skip(skipped)
-
-    def _repair(self) -> None:
-        """Remove what an interrupted run left in only one of catalogue and store."""
-        with self._lock.writing():
-            held: Ids = np.array([number for number, _ in self.catalog.entries()], dtype=np.int64)
-            stored = self.store.ids()
-            self.store.remove(np.setdiff1d(stored, held))
-            self.catalog.remove(np.setdiff1d(held, stored).tolist())

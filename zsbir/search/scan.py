@@ -26,6 +26,7 @@ class Changes:
         kept: Photos whose file is away but that stay in the index, see `Index.update`.
         unreadable: Files that could not be opened, each with the reason.
         same: Number of photos that did not change.
+        known: Number of photos of this source before.
     """
 
     new: list[Entry] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Changes:
     kept: list[int] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     same: int = 0
+    known: int = 0
 
 
 def compare(
@@ -80,13 +82,15 @@ def compare(
             changes.same += 1
         else:
             fresh.append(entry)
-    missing = [n for n, entry in held.items() if n not in found and source and _belongs(entry, source)]
+    mine = [number for number, entry in held.items() if source and _belongs(entry, source)]
+    changes.known = len(mine)
+    missing = set(mine) - found
     replaced = {by_path[entry.path] for entry in fresh if entry.path in by_path}
-    _match(changes, fresh, held, {*missing, *replaced})
+    _match(changes, fresh, held, missing | replaced)
     away = set(held) - found - {number for number, _ in changes.moved}
     changes.changed = sorted(replaced & away)
     unseen = [path for path, _ in changes.unreadable]
-    for number in sorted(away.intersection(missing) - replaced):
+    for number in sorted(away & missing - replaced):
         hidden = any(held[number].path == path or held[number].path.startswith(path + os.sep) for path in unseen)
         (changes.kept if hidden else changes.vanished).append(number)
     return changes

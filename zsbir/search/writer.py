@@ -1,0 +1,143 @@
+"""Changing an index: one writer at a time, across threads and processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from zsbir.data.scan import Skipped, photo_files
+from zsbir.errors import ZsbirError
+from zsbir.search.catalog import Catalog, Entry
+from zsbir.search.locks import SharedLock
+from zsbir.search.model import Embedder
+from zsbir.search.scan import Changes, compare
+from zsbir.search.stores.base import Ids, Store, Vectors
+
+_EACH = 32
+"""Batches between two writes: what a stopped run loses at most."""
+
+
+class Writer:
+    """What changes the catalogue and the vectors of an index together.
+
+    Args:
+        folder: The index.
+        catalog: Its photos.
+        store: Its vectors.
+        dim: Width of the vectors.
+        lock: Held alone while either changes.
+    """
+
+    def __init__(self, folder: Path, catalog: Catalog, store: Store, dim: int, lock: SharedLock) -> None:
+        self._folder, self._catalog, self._store, self._dim, self._lock = folder, catalog, store, dim, lock
+        self._version = catalog.version()
+        self._thread = threading.RLock()
+        self._process = FileLock(folder / "writing.lock", timeout=0, thread_local=False)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes and threads from changing the index, and see what they changed before."""
+        with self._thread:
+            try:
+                self._process.acquire()
+            except Timeout:
+                raise ZsbirError(f"another process is changing {self._folder}: wait until it is done") from None
+            try:
+                if self._catalog.version() != self._version:
+                    with self._lock.writing():
+                        self._store.close()
+                        self._store.open(self._folder / "store", self._dim)
+                        self._version = self._catalog.version()
+                yield
+            finally:
+                self._process.release()
+
+    def repair(self) -> None:
+        """Remove what an interrupted run left in only one of catalogue and store."""
+        with self._lock.writing():
+            held: Ids = np.array([number for number, _ in self._catalog.entries()], dtype=np.int64)
+            stored = self._store.ids()
+            self._store.remove(np.setdiff1d(stored, held))
+            self._catalog.remove(np.setdiff1d(held, stored).tolist())
+
+    def look(self, source: str, prune: bool, links: bool) -> Changes:
+        """Find what changed in a folder or list, and remember it; photos that are to stay are moved to `kept`."""
+        left_out: Skipped = []
+        known = self._catalog.sources()
+        there = Path(source).exists() or source not in known
+        files = photo_files(source, left_out, links) if there else iter(())
+        changes = compare(files, self._catalog.entries(), source, left_out)
+        if not prune and (not there or 10 * len(changes.vanished) > changes.known):
+            changes.kept, changes.vanished = changes.kept + changes.vanished, []
+        self._catalog.begin(source)
+        if prune and not there:
+            self._catalog.forget(source)
+        return changes
+
+    def apply(
+        self, changes: Changes, source: str, embedder: Embedder, batch_size: int, workers: int, progress: bool
+    ) -> None:
+        """Make the index follow changes; new photos are embedded and written some batches at a time."""
+        gone = changes.changed + changes.vanished
+        with self._lock.writing():
+            self._catalog.remove(gone)
+            self._store.remove(np.array(gone, dtype=np.int64))
+            self._catalog.move(changes.moved)
+            self._catalog.skip([(path, reason, source) for path, reason in changes.unreadable])
+            if changes.copies:
+                vectors = self._store.vectors(np.array([number for number, _ in changes.copies], dtype=np.int64))
+                self._insert([entry for _, entry in changes.copies], vectors, [], source)
+        new, done, vectors_done, skipped = changes.new, list[Entry](), list[Vectors](), list[tuple[str, str]]()
+
+        def write() -> None:
+            found = np.concatenate(vectors_done) if vectors_done else np.zeros((0, self._dim), np.float32)
+            self._insert(done, found, skipped, source)
+            for held in (done, vectors_done, skipped):
+                held.clear()
+
+        stream = embedder.stream(
+            [entry.path for entry in new], "photo", batch_size=batch_size, workers=workers, progress=progress,
+            skip=lambda row, reason: skipped.append((new[row].path, reason)),
+        )  # fmt: skip
+        for rows, vectors in stream:
+            done += [new[row] for row in rows]
+            vectors_done.append(vectors)
+            if len(vectors_done) == _EACH:
+                write()
+        write()
+        self.finish()
+
+    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[tuple[str, str]]]]) -> None:
+        """Add photos that are embedded already."""
+        for entries, vectors, skipped in parts:
+            self._insert(entries, vectors, skipped, "")
+        self.finish()
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Remove photos."""
+        with self._lock.writing():
+            self._catalog.remove(ids)
+            self._store.remove(np.array(ids, dtype=np.int64))
+            self._store.flush()
+
+    def finish(self) -> None:
+        """Make the store ready for searching."""
+        with self._lock.writing():
+            self._store.finish()
+
+    def _insert(
+        self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str]], source: str
+    ) -> None:
+        """Add photos: vectors first, so that a photo of the catalogue always has one."""
+        with self._lock.writing():
+            ids = self._catalog.next_ids(len(entries))
+            if ids:
+                self._store.add(np.array(ids, dtype=np.int64), vectors)
+                self._store.flush()
+            self._catalog.add(ids, entries)
+            self._catalog.skip([(path, reason, source) for path, reason in skipped])
