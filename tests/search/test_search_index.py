@@ -206,7 +206,7 @@ from zsbir.search.index import Index
 index = Index.load(sys.argv[1])
 print("loaded", flush=True)
 sys.stdin.readline()
-for _ in range(200):
+for _ in range(1000):
     try:
         index.add(sys.argv[2])
         break
