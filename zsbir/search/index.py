@@ -201,7 +201,8 @@ class Index:
             ZsbirError: If there is no such folder or list, or another process is changing the index.
         """
         with self._writer.writing():
-            self._writer.repair()
+            if lost := self._writer.repair():
+                self.add(lost, batch_size=batch_size, workers=workers)
             sources = self.catalog.sources() if photos is None else [str(Path(photos).absolute())]
             total = Changes()
             for source in sources:

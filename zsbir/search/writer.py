@@ -57,13 +57,16 @@ class Writer:
             finally:
                 self._process.release()
 
-    def repair(self) -> None:
-        """Remove what an interrupted run left in only one of catalogue and store."""
+    def repair(self) -> list[str]:
+        """Remove what is in only one of catalogue and store; returns the files that no folder or list will bring back."""
         with self._lock.writing():
-            held: Ids = np.array([number for number, _ in self._catalog.entries()], dtype=np.int64)
+            held = dict(self._catalog.entries())
+            numbers: Ids = np.array(list(held), dtype=np.int64)
             stored = self._store.ids()
-            self._store.remove(np.setdiff1d(stored, held))
-            self._catalog.remove(np.setdiff1d(held, stored).tolist())
+            self._store.remove(np.setdiff1d(stored, numbers))
+            lost = np.setdiff1d(numbers, stored).tolist()
+            self._catalog.remove(lost)
+        return [held[number].path for number in lost if not held[number].source]
 
     def look(self, source: str, prune: bool, links: bool) -> Changes:
         """Find what changed in a folder or list, and remember it; photos that are to stay are moved to `kept`."""
