@@ -58,7 +58,7 @@ class Writer:
                 self._process.release()
 
     def repair(self) -> list[str]:
-        """Remove what is in only one of catalogue and store; returns the files that no folder or list will bring back."""
+        """Remove what is in only one of catalogue and store; returns the files that no folder or list brings back."""
         with self._lock.writing():
             held = dict(self._catalog.entries())
             numbers: Ids = np.array(list(held), dtype=np.int64)
