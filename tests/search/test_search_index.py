@@ -256,7 +256,7 @@ def test_pixels_are_an_image(index):
     pixels = np.asarray(image)
     expected = index.search(image, 3)
     assert index.search(pixels, 3) == expected
-    assert index.search(torch.from_numpy(pixels).permute(2, 0, 1) / 255, 3) == expected
+    assert index.search(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255, 3) == expected
     assert index.search(np.asarray(image.convert("L")), 3) == index.search(image.convert("L"), 3)
     with pytest.raises(ZsbirError, match="an array is an image"):
         index.search(pixels.astype(np.int64))
