@@ -117,7 +117,7 @@ def test_wrong_arguments_are_refused_in_one_sentence(name, arguments, message):
         ({"lr": float("nan")}, "lr=nan must be"),
         ({"epoch": 1}, "recipe has no argument 'epoch'. Did you mean 'epochs'"),
         ({"schedule": "cosin"}, "schedule='cosin' must be 'constant', 'cosine' or 'exponential'"),
-        ({"augment": "afine"}, "augment='afine' must be 'none' or 'affine'"),
+        ({"augment": "afine"}, "augment='afine' must be 'none', 'affine' or"),
         ({"sampling": "mix"}, "sampling='mix' must be 'triplet', 'mixed' or"),
         ({"sketch_share": 1}, r"sketch_share=1 must be a number in \(0, 1\)"),
         ({"ema": 1.5}, r"ema=1.5 must be a number in \[0, 1\] or None"),

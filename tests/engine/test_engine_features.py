@@ -71,7 +71,7 @@ def test_stored_features_are_found_again_and_depend_on_the_frozen_weights(shapes
     source = ImageSource(shapes, method.preprocess)
     files = [str(shapes.train.photos.file(i)) for i in range(3)]
     StoredFeatures(method, folder=tmp_path).fill(source, files, "photo")
-    monkeypatch.setattr(method.backbone, "lower", None)  # whoever computes fails
+    monkeypatch.setattr(method.backbone, "lower", None)  # any use of it fails
     again = StoredFeatures(method, folder=tmp_path)
     again.fill(source, files, "photo")
     assert again(files[0], "photo").shape == (method.backbone.dim,)
