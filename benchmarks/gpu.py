@@ -1,0 +1,262 @@
+"""Everything that can only be measured on a GPU: equal results, training steps, embedding, evaluation, matching.
+
+    python benchmarks/gpu.py                    # all parts, those that are done already are skipped
+    python benchmarks/gpu.py training --again   # one part, measured anew
+
+Each part is a process of its own with ten minutes at most and a results file of its own, so a stopped run goes on where
+it was. `--dry` runs tiny sizes on any machine, and keeps no results: it says whether the script works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _results import RESULTS, table, write
+from PIL import Image
+
+import zsbir
+from zsbir.engine.logging import Estimate, StepLog
+from zsbir.engine.speed import Speed
+from zsbir.engine.trainer import Trainer
+from zsbir.evaluation import evaluate_embeddings
+from zsbir.types import Embeddings
+
+LIMIT = 600
+METHODS: dict[str, dict[str, Any]] = {
+    "puxim": {"backbone": "vit_base_patch16_224", "masker": "random"},
+    "sbka": {"prior": 0.0},
+    "dann": {"backbone": "densenet121"},
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "puxim": {"backbone": {"name": "vit_tiny_patch16_224", "image_size": 32}, "masker": "random"},
+    "sbka": {"backbone": "test_efficientnet", "image_size": 32, "prior": 0.0},
+    "dann": {"backbone": {"name": "tiny", "image_size": 32}},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "auto": {"speed": "auto"},
+    "auto, bf16": {"speed": "auto", "precision": "bf16"},
+    "auto, bf16, compile": {"speed": "compile", "precision": "bf16"},
+}
+Result = tuple[dict[str, Any], str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--again", action="store_true", help="measure anew what is done already")
+    parser.add_argument("--dry", action="store_true", help="tiny sizes on any machine; no results are kept")
+    parser.add_argument("--one", choices=list(PARTS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    unknown = set(args.parts) - PARTS.keys()
+    if unknown:
+        parser.error(f"there is no part {', '.join(unknown)}")
+    if not torch.cuda.is_available() and not args.dry:
+        sys.exit("benchmarks/gpu.py needs a CUDA device, and torch sees none here: nothing was measured")
+    if args.one:
+        values, text = PARTS[args.one](args.dry)
+        if args.dry:
+            print(text)
+        else:
+            write(f"gpu_{args.one}", values, text)
+        return
+    failed = []
+    for part in args.parts or PARTS:
+        if (RESULTS / f"gpu_{part}.json").exists() and not args.again and not args.dry:
+            print(f"{part}: done before, skipped (--again measures it anew)")
+            continue
+        command = [sys.executable, __file__, "--one", part, *(["--dry"] if args.dry else [])]
+        try:
+            done = subprocess.run(command, timeout=LIMIT, check=False).returncode == 0
+        except subprocess.TimeoutExpired:
+            done = False
+        failed += [] if done else [part]
+    if failed:
+        sys.exit(f"failed or longer than {LIMIT} s: {', '.join(failed)}; run the same command again for these")
+
+
+def place() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seconds(run: Callable[[], object], repeats: int = 3) -> float:
+    """Return the best time of a call, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def photos(folder: Path, classes: int, each: int, side: int) -> Path:
+    """Write a folder data set of random JPEG images, as blotchy as photos are."""
+    rng = np.random.default_rng(0)
+    for domain in ("sketch", "photo"):
+        for name in range(classes):
+            (folder / domain / f"class{name}").mkdir(parents=True)
+            for number in range(each):
+                small = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+                small.resize((side, side)).save(folder / domain / f"class{name}" / f"{number}.jpg")
+    return folder
+
+
+def vectors(rows: int, width: int, classes: int, seed: int) -> Embeddings:
+    """Return random unit vectors in classes that overlap, on the device."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = np.arange(rows) % classes
+    centers = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
+    drawn = torch.randn(rows, width, generator=generator) + centers[torch.from_numpy(labels)]
+    unit = torch.nn.functional.normalize(drawn).to(place())
+    return Embeddings(unit, labels, tuple(map(str, range(classes))))
+
+
+def equal(dry: bool) -> Result:
+    """CPU and GPU give the same: one step's losses, embeddings, evaluation; and the tests marked `cuda` pass."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = photos(Path(folder) / "data", 4, 8, 64)
+        data = zsbir.DATASETS.build("folder", root=root, unseen=1)
+        for name, options in SMALL.items():
+            ends = []
+            for device in ("cpu", place().type):
+                more = {"classes": data.train.classes} if name == "sbka" else {}
+                torch.manual_seed(0)
+                method = zsbir.build(name, **options, **more)
+                recipe = zsbir.Recipe(epochs=1, batch_size=6, samples_per_epoch=6, sampling=method.recipe.sampling)
+                out = Path(folder) / f"{name}-{device}-{len(ends)}"
+                trainer = Trainer(method, data, recipe=recipe, out=out, device=device, workers=0, progress=False)
+                found = method.encode_photos([data.test.photos.file(0)])
+                trainer.fit()
+                ends.append((found, read_loss(out)))
+            gap = float((ends[0][0] - ends[1][0]).abs().max())
+            rows.append([name, f"{gap:.1e}", f"{abs(ends[0][1] - ends[1][1]):.1e}"])
+    queries, gallery = vectors(64, 32, 5, 1), vectors(256, 32, 5, 2)
+    scores = [
+        evaluate_embeddings(q, queries.labels, g, gallery.labels, ["standard", "sbka", "puxim"], (10,))
+        for q, g in ((queries.vectors, gallery.vectors), (queries.vectors.cpu(), gallery.vectors.cpu()))
+    ]
+    gap = max(abs(scores[0][p][m] - v) for p, found in scores[1].items() for m, v in found.items())
+    rows.append(["evaluation", f"{gap:.1e}", ""])
+    tests = "not run"
+    if not dry:
+        root = Path(__file__).parents[1]
+        command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        tests = done.stdout.strip().splitlines()[-1]
+    text = table(["what", "largest difference CPU to GPU", "of the first loss"], rows)
+    text += f"\nTests marked `cuda`: {tests}\n"
+    return {"differences": rows, "tests": tests}, text
+
+
+def read_loss(run: Path) -> float:
+    """Return the first step's loss."""
+    return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"])
+
+
+def training(dry: bool) -> Result:
+    """Images a second of each published step, by speed options, and the share of the time that it waits for data."""
+    rows = []
+    steps, batch, workers = (3, 6, 0) if dry else (60, 64, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        root = photos(Path(folder) / "data", 8, 8 if dry else 64, 64 if dry else 400)
+        data = zsbir.DATASETS.build("folder", root=root, unseen=1, validation=0)
+        for name, options in (SMALL if dry else METHODS).items():
+            for variant, settings in list(VARIANTS.items())[: 2 if dry else None]:
+                more = {"classes": data.train.classes} if name == "sbka" else {}
+                method = zsbir.build(name, **options, **more)
+                rows_a_step = 3 * batch if method.recipe.sampling == "mixed" else batch
+                recipe = zsbir.Recipe(
+                    epochs=2, batch_size=rows_a_step, samples_per_epoch=rows_a_step * steps,
+                    sampling=method.recipe.sampling,
+                )  # fmt: skip
+                auto = Speed.auto()
+                speed = {"auto": auto, "compile": Speed(channels_last=auto.channels_last, compile=True), None: Speed()}
+                trainer = Trainer(
+                    method, data, recipe=recipe, workers=workers, speed=speed[settings.get("speed")],
+                    precision=settings.get("precision", "no"), progress=False, select_on="none",
+                )  # fmt: skip
+                trainer.use_cache(Path(folder) / "cache")
+                log = Path(folder) / f"{name}-{variant}.jsonl"
+                prepared = trainer.accelerator.prepare(method, trainer.optimizer)
+                for trainer.epoch in range(2):  # the first compiles, starts the workers and fills the cache
+                    trainer.figures.log = StepLog(log)
+                    start = time.perf_counter()
+                    trainer._one_epoch(*prepared, Estimate(0, show=False))
+                    wait()
+                    spent = time.perf_counter() - start
+                waited = [json.loads(line)["wait_s"] for line in log.read_text().splitlines()]
+                rows.append([name, variant, spent / steps, sum(waited) / spent])
+    shown = [[name, variant, f"{3 * batch / step:.0f}", f"{share:.2f}"] for name, variant, step, share in rows]
+    return {"rows": rows}, table(["method", "settings", "images/s", "share of waiting for data"], shown)
+
+
+def embedding(dry: bool) -> Result:
+    """Images a second of `embed`, files to vectors, against the bare network on images that are on the device."""
+    count, batch, workers = (24, 8, 0) if dry else (8192, 256, 12)
+    backbone = SMALL["puxim"]["backbone"] if dry else "vit_base_patch16_224"
+    method = zsbir.build("frozen", backbone=backbone).eval().to(place())
+    with tempfile.TemporaryDirectory() as folder:
+        root = photos(Path(folder), 1, min(count, 512), 64 if dry else 400)
+        found = sorted((root / "photo").rglob("*.jpg"))
+        files = (found * (count // len(found) + 1))[:count]
+        size = method.preprocess.size
+        images = torch.rand(batch, 3, size, size, device=place())
+
+        def bare() -> None:
+            with torch.inference_mode():
+                for _ in range(count // batch):
+                    method.embed(images, "photo")
+
+        def whole() -> None:
+            method.encode_photos(files, batch_size=batch, workers=workers, device=place())
+
+        rates = [count / seconds(run, 1 if dry else 2) for run in (bare, whole)]
+    shown = [f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{rates[1] / rates[0]:.2f}"]
+    text = table(["bare network", "files to vectors", "share"], [shown])
+    return {"bare": rates[0], "embed": rates[1], "target_share": 0.7}, text
+
+
+def evaluation(dry: bool) -> Result:
+    """QuickDraw's size under all protocols (target: 5 s)."""
+    sizes = (300, 200) if dry else (92_291, 54_151)
+    queries, gallery = vectors(sizes[0], 768, 30, 1), vectors(sizes[1], 768, 30, 2)
+    names = zsbir.PROTOCOLS.names()
+
+    def run() -> None:
+        evaluate_embeddings(queries.vectors, queries.labels, gallery.vectors, gallery.labels, names, (100, 200))
+
+    spent = seconds(run, 1 if dry else 3)
+    return {"seconds": spent, "target": 5}, table(["queries", "photos", "s"], [[*sizes, f"{spent:.2f}"]])
+
+
+def one_to_many(dry: bool) -> Result:
+    """The fit of one-to-many matching on a gallery of Sketchy-25's size (target: 5 s)."""
+    gallery = vectors(400 if dry else 17_101, 32 if dry else 1024, 25, 2)
+    spent = seconds(lambda: zsbir.MATCHERS.build("one-to-many").fit(gallery), 1 if dry else 2)
+    return {"seconds": spent, "target": 5}, table(["photos", "s"], [[len(gallery), f"{spent:.2f}"]])
+
+
+PARTS: dict[str, Callable[[bool], Result]] = {
+    "equal": equal, "training": training, "embedding": embedding, "evaluation": evaluation, "one_to_many": one_to_many,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main()
