@@ -1,6 +1,7 @@
 """The contrastive baseline, and the stored outputs of frozen layers that it trains on."""
 
 import math
+import signal
 
 import pytest
 import torch
@@ -119,3 +120,14 @@ def test_augmented_images_are_not_stored(shapes):
     recipe = zsbir.Recipe(epochs=1, batch_size=6, sampling="balanced", augment="affine", fixed_norm=True)
     trainer = Trainer(build(), shapes, recipe=recipe, workers=0, progress=False)
     assert trainer.fit().stored is None
+
+
+def test_a_signal_ends_the_storing_of_features(shapes, tmp_path, monkeypatch):
+    trainer = Trainer(build(), shapes, recipe=zsbir.Recipe(epochs=1, batch_size=6, sampling="balanced"), workers=0,
+                      out=tmp_path / "run", progress=False)  # fmt: skip
+    seen = []
+    monkeypatch.setattr(StoredFeatures, "_add", lambda *_: (seen.append(1), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert len(seen) == 1
+    assert (tmp_path / "run" / "last" / "model.safetensors").is_file()

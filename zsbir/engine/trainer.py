@@ -201,8 +201,9 @@ class Trainer:
         if not all(stored.takes(names) for names in files.values()):
             return
         source = self.loader.steps.source
-        for domain, names in files.items():
-            stored.fill(source, names, domain, self.device, self.progress)
+        with self._stop.at_once():  # minutes, perhaps; what is stored stays
+            for domain, names in files.items():
+                stored.fill(source, names, domain, self.device, self.progress)
         self.method.stored = source.features = stored
 
     def _epochs(self) -> None:

@@ -75,7 +75,8 @@ class StoredFeatures:
             progress: Show a bar.
         """
         missing = [file for file in dict.fromkeys(files) if self._find(file, domain) is None]
-        bar = tqdm(missing, desc=f"features of {domain}s", unit="img", disable=not progress, leave=False)
+        named = "sketches" if domain == "sketch" else "photos"
+        bar = tqdm(missing, desc=f"features of {named}", unit="img", disable=not progress, leave=False)
         ready: list[tuple[str, Tensor]] = []
         for file in bar:
             try:
