@@ -73,7 +73,7 @@ def test_mistakes_are_one_line(more, message, model, photos, tmp_path, capsys, m
         (["--set", "chunk=7"], "keeps its vectors in"),
         (["--model", "frozen"], ""),
         (["--batch-size", "0"], "at least 1"),
-        (["--workers", "0"], "at least 1"),
+        (["--workers", "-1"], "at least 0"),
         (["--matcher", "cosin"], "cosine"),
     ],
 )
