@@ -110,7 +110,8 @@ class Lower(nn.Module):
 def fast(model: Contrastive) -> nn.Module:
     """Return the frozen part with its normalisations folded into its convolutions: the same to 2e-6, and faster."""
     traced = torch.jit.trace(Lower(model).eval(), torch.zeros(2, 3, SIDE, SIDE))
-    return torch.jit.freeze(traced)
+    frozen: nn.Module = torch.jit.freeze(traced)
+    return frozen
 
 
 @torch.no_grad()
@@ -204,7 +205,7 @@ def merged(heads: Sequence[nn.Linear], vectors: Tensor) -> nn.Linear:
         vectors: (n, D) standardised features: on these the principal directions of all outputs side by side are found.
     """
     width = vectors.shape[1]
-    outputs = [(head.weight, head.bias, 1 / len(heads) ** 0.5) for head in heads]
+    outputs: list[tuple[Tensor, Tensor, float]] = [(h.weight, h.bias, len(heads) ** -0.5) for h in heads]
     outputs.append((torch.eye(width), torch.zeros(width), KEEP))
     scales = [share / (vectors @ weight.T + bias).norm(dim=1).mean() for weight, bias, share in outputs]
     weight = torch.cat([scale * weight for scale, (weight, _, _) in zip(scales, outputs, strict=True)])
@@ -223,6 +224,7 @@ def report(data: Path, work: Path, classes: Sequence[str]) -> dict[str, dict[str
     "Lite0 alone" sees sketches and photos squashed, and its last features are compared as they are.
     """
     model = zsbir.build("doodle").eval()
+    assert isinstance(model, Contrastive)
     sketchy = data / "sketchy-mini" / "256x256"
     inner = next((sketchy / "photo").iterdir()).name
     names = sorted(folder.name for folder in (sketchy / "photo" / inner).iterdir())
@@ -280,6 +282,7 @@ def make(data: Path, work: Path, out: Path, steps: int, classes: Sequence[str]) 
     """Train the heads on all classes, merge them, and write what training gave in half precision."""
     torch.manual_seed(0)
     model = zsbir.build("contrastive", backbone={"name": "lite0", "pretrained": True, "pool": "stages"}, **OPTIONS)
+    assert isinstance(model, Contrastive)
     model.eval()
     sketches, sketch_labels = listing(data / "tuberlin76", "sketch", classes)
     photos, photo_labels = listing(data / "tuberlin76", "photo", classes)
@@ -293,11 +296,12 @@ def make(data: Path, work: Path, out: Path, steps: int, classes: Sequence[str]) 
         )
     ]
     photo_pool = Pool(features(model, "photos", photos, load_image, work), photo_labels, len(classes))
-    heads = []
+    head, heads = model.head[1], []
+    assert isinstance(head, nn.Linear)
     for seed in range(HEADS):
-        model.head[1].reset_parameters()
+        head.reset_parameters()
         train(model, kinds, SHARES, photo_pool, range(len(classes)), steps, seed)
-        heads.append(copy.deepcopy(model.head[1]))
+        heads.append(copy.deepcopy(head))
     with torch.no_grad():
         drawn_and_photos = [model.standard["sketch"](kinds[1].vectors), model.standard["photo"](photo_pool.vectors)]
     model.head[1] = merged(heads, torch.cat(drawn_and_photos))
