@@ -38,7 +38,8 @@ def files(root: Path) -> None:
     (root / "pets/images.csv").write_text("\n".join(["path,domain,label", *sorted(rows)]) + "\n")
     dataset = zsbir.DATASETS.build("folder", root=str(root / "my-data"), unseen="giraffe,horse", validation=2)
     write_manifest(dataset.manifest(), root / "split.json")
-    shutil.copytree(root / "my-photos", root / "PHOTOS")
+    for name in ("PHOTOS", "MORE"):
+        shutil.copytree(root / "my-photos", root / name)
     shutil.copy(root / "my-data/sketch/cat/0.png", root / "sketch.png")
     for name in ("new.jpg", "old.jpg"):
         shutil.copy(root / "my-photos" / "cat.jpg", root / name)

@@ -55,7 +55,7 @@ class Catalog:
                 "CREATE TABLE IF NOT EXISTS sources (path TEXT PRIMARY KEY);"
             )
             self.path(0)
-        except (sqlite3.Error, ZsbirError) as error:
+        except (sqlite3.Error, UnicodeDecodeError, ZsbirError) as error:  # sqlite quotes a damaged file's bytes
             raise ZsbirError(f"{file} cannot be opened as the catalogue of an index: {error}") from None
 
     @contextmanager
@@ -64,7 +64,7 @@ class Catalog:
         try:
             with self._lock, self._db:
                 yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise ZsbirError(f"{self._file} is damaged or cannot be written: {error}") from None
 
     def __len__(self) -> int:
