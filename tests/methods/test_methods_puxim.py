@@ -16,7 +16,8 @@ from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss, reconstruction_loss
 from zsbir.maskers import MASKERS
 from zsbir.maskers.base import masker_spec
-from zsbir.matchers.relation import InteractionDecoder, RelationMatcher, load_decoder, sequence
+from zsbir.matchers.relation import RelationMatcher, load_pairs
+from zsbir.pairs import InteractionDecoder, sequence
 from zsbir.types import Batch, Embeddings
 
 TINY = {"backbone": "tiny", "masker": "random", "hidden": 32, "layers": 2}
@@ -346,7 +347,7 @@ def test_relation_reranks_the_top_of_the_cosine_ranking():
             assert float(whole[q, g_]) == pytest.approx(expected, abs=1e-5)
     other = RelationMatcher.of(method.interaction, top=4, chunk=256).fit(gallery)
     torch.testing.assert_close(other.scores(queries), whole)
-    assert "12 pairs decoded" in other.describe()
+    assert "12 pairs scored" in other.describe()
 
 
 def test_relation_reads_a_checkpoint(tmp_path):
@@ -355,7 +356,7 @@ def test_relation_reads_a_checkpoint(tmp_path):
     method = zsbir.build("puxim", **TINY).eval()
     (tmp_path / "best").mkdir()
     save_file({k: v.contiguous() for k, v in method.state_dict().items()}, tmp_path / "best" / "model.safetensors")
-    decoder = load_decoder(tmp_path)
+    decoder = load_pairs(tmp_path)
     a, b = torch.randn(2, 5, 128), torch.randn(2, 6, 128)
     torch.testing.assert_close(decoder(a, b), method.interaction(a, b))
     matcher = zsbir.MATCHERS.build("relation", weights=str(tmp_path), top=2)
@@ -363,10 +364,10 @@ def test_relation_reads_a_checkpoint(tmp_path):
     with pytest.raises(ZsbirError, match="patch tokens of the gallery"):
         matcher.fit(embeddings(method, images, "photo", tokens=False))
     assert matcher.fit(embeddings(method, images, "photo")).scores(embeddings(method, images, "sketch")).shape == (3, 3)
-    with pytest.raises(ZsbirError, match="needs a trained decoder"):
+    with pytest.raises(ZsbirError, match="needs a trained network"):
         zsbir.MATCHERS.build("relation").fit(embeddings(method, images, "photo"))
     with pytest.raises(ZsbirError, match="holds no checkpoint"):
-        load_decoder(tmp_path / "absent")
+        load_pairs(tmp_path / "absent")
     save_file({"x": a}, tmp_path / "other.safetensors")
-    with pytest.raises(ZsbirError, match="no interaction decoder"):
-        load_decoder(tmp_path / "other.safetensors")
+    with pytest.raises(ZsbirError, match="no network for pairs"):
+        load_pairs(tmp_path / "other.safetensors")

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.errors import ZsbirError
+from zsbir.matchers.relation import RelationMatcher
 from zsbir.pairs import CrossLayer, CrossRelation
 
 
@@ -45,9 +46,9 @@ def test_relation_score(layout):
             maps = tokens.T.reshape(8, 4, 4) if layout == "grid" else tokens.reshape(8, 4, 4)
             sides.append(relation.reduce(maps[None])[0].flatten(1).T)
         cosine = torch.tensor([[F.cosine_similarity(x, y, 0) for y in sides[1]] for x in sides[0]])
-        expected = torch.sigmoid(relation.score(cosine.flatten()))
+        expected = torch.sigmoid(relation.network(cosine.flatten()))
         assert score[row] == pytest.approx(float(expected), abs=1e-5)
-    assert torch.equal(relation(sketch, photo), score)
+    assert torch.equal(relation.same(sketch, photo), score)
 
 
 def test_terms(triplets):
@@ -74,3 +75,24 @@ def test_what_it_cannot_take_is_refused():
         zsbir.build("zse", backbone={"name": "vit_tiny_patch16_224", "image_size": 64}, heads=7)
     with pytest.raises(ZsbirError, match="be even"):
         zsbir.build("zse", backbone={"name": "vit_tiny_patch16_224", "image_size": 48}, heads=3)
+
+
+def test_the_matcher_scores_with_the_trained_network(tmp_path):
+    torch.manual_seed(0)
+    backbone = {"name": "vit_tiny_patch16_224", "image_size": 64}
+    method = zsbir.build("zse", backbone=backbone, heads=3, hidden=16, channels=8, layout="released").eval()
+    method.save(tmp_path / "run")
+    images = [list(torch.rand(n, 3, 64, 64)) for n in (3, 5)]
+    queries, gallery = (
+        zsbir.embed(method, held, domain, tokens=True) for held, domain in zip(images, ("sketch", "photo"), strict=True)
+    )
+    exact = zsbir.MATCHERS.build("relation", weights=str(tmp_path / "run"), top=5, chunk=4).fit(gallery).scores(queries)
+    sides = [torch.cat([side.vectors[:, None], side.tokens], 1) for side in (queries, gallery)]
+    for row in range(3):
+        with torch.inference_mode():
+            expected = method.relation.same(sides[0][row : row + 1].expand(5, -1, -1), sides[1])
+        assert torch.allclose(exact[row], 2 + expected, atol=1e-5)
+    cosine = F.cosine_similarity(queries.vectors[:, None], gallery.vectors[None], dim=2)
+    some = RelationMatcher.of(method.relation, top=2).fit(gallery).scores(queries)
+    assert torch.equal((some >= 2).sum(1), torch.full((3,), 2))
+    assert torch.allclose(some[some < 2], cosine[some < 2], atol=1e-5)

@@ -1,83 +1,34 @@
-"""PuXIM's interaction decoder, and the matcher that re-ranks with it."""
+"""The matcher that re-ranks with a network that has seen sketch and photo together: PuXIM's, or ZSE's."""
 
 from __future__ import annotations
 
-import copy
 import time
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
+from zsbir.files import read_json
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._vectors import normalise, same_width
 from zsbir.matchers.base import Fitted, Matcher
+from zsbir.pairs import CrossRelation, InteractionDecoder, sequence
 from zsbir.types import Embeddings
 
-PREFIX = "interaction."
+Pairs = InteractionDecoder | CrossRelation
 
 
-def sequence(vector: Tensor, tokens: Tensor) -> Tensor:
-    """Return what the decoder reads of (B, N, D) patch tokens: before them the vector, where it is (B, D) too.
-
-    For a ViT the vector is the class token.
-    """
-    return torch.cat([vector.unsqueeze(1), tokens], dim=1) if vector.shape[1] == tokens.shape[2] else tokens
-
-
-class InteractionDecoder(nn.Module):
-    """Says whether a sketch and a photo show the same class, from their tokens.
-
-    Transformer decoder layers, which start as copies of one, with the sketch's tokens as queries and the photo's as
-    memory, a linear layer to two logits per token, and the mean over tokens.
+def load_pairs(source: str | Path) -> Pairs:
+    """Read the network that scores pairs out of a trained `puxim` or `zse`; its sizes are those of the tensors.
 
     Args:
-        dim: Width D of the tokens.
-        layers: Number of decoder layers.
-        heads: Attention heads; must divide `dim`.
-        hidden: Width of the feed-forward part.
-        dropout: In training, PyTorch's default.
-        over: What attention is over: ``"tokens"``, or ``"batch"``: PuXIM's release runs layers that expect (N, B, D)
-            on (B, N, D), so that each token sees the same token of the batch's other images.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        layers: int = 4,
-        heads: int = 4,
-        hidden: int = 1024,
-        dropout: float = 0.1,
-        over: Literal["tokens", "batch"] = "tokens",
-    ) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ZsbirError(f"the interaction decoder's {heads} heads do not divide the token width {dim}")
-        first = nn.TransformerDecoderLayer(dim, heads, hidden, dropout, batch_first=over == "tokens")
-        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
-        self.classify = nn.Linear(dim, 2)
-
-    def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Return (B, 2) logits (0: another class, 1: the same) of (B, N, D) sketch and (B, M, D) photo tokens."""
-        x = sketch
-        for layer in self.layers:
-            x = layer(x, photo)
-        logits: Tensor = self.classify(x)
-        return logits.mean(dim=1)
-
-
-def load_decoder(source: str | Path, heads: int = 4) -> InteractionDecoder:
-    """Read the interaction decoder out of a trained PuXIM; its sizes are those of the tensors.
-
-    Args:
-        source: A run folder, a checkpoint folder, or a ``.safetensors`` file.
-        heads: Attention heads, which the tensors do not show.
+        source: A run folder, a checkpoint folder, or a ``.safetensors`` file, with its ``method.json`` beside it.
 
     Raises:
-        ZsbirError: If there is no file, or no interaction decoder in it.
+        ZsbirError: If there is no file, or no such network in it.
     """
     from safetensors.torch import load_file
 
@@ -85,51 +36,69 @@ def load_decoder(source: str | Path, heads: int = 4) -> InteractionDecoder:
     places = [path, *(path / part / "model.safetensors" for part in ("best", "last", "."))]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise ZsbirError(f"{path} holds no checkpoint: the matcher 'relation' needs weights=RUN of a trained puxim")
+        raise ZsbirError(f"{path} holds no checkpoint: the matcher 'relation' needs weights=RUN of a puxim or zse")
     try:
         state = load_file(file)
     except Exception as error:  # safetensors raises its own kinds for broken files
         raise ZsbirError(f"the weights file {file} cannot be read: {error}") from error
-    own = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
-    if "classify.weight" not in own:
-        raise ZsbirError(f"{file} has no interaction decoder: the matcher 'relation' needs a puxim trained with it")
-    layers = len({name.split(".")[1] for name in own if name.startswith("layers.")})
-    decoder = InteractionDecoder(
-        own["classify.weight"].shape[1], layers, heads, own["layers.0.linear1.weight"].shape[0] if layers else 1
-    )
-    decoder.load_state_dict(own)
-    return decoder.eval().requires_grad_(False)
+    record = file.with_name("method.json")
+    spec = read_json(record)["method"] if record.is_file() else {}
+    for prefix, make in (("interaction.", _interaction), ("relation.", _relation)):
+        own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if own:
+            pairs = make(own, spec)
+            pairs.load_state_dict(own)
+            return pairs.eval().requires_grad_(False)
+    raise ZsbirError(f"{file} has no network for pairs: the matcher 'relation' needs a trained puxim or zse")
+
+
+def _interaction(own: dict[str, Tensor], spec: dict[str, Any]) -> Pairs:
+    layers = _count(own, "layers.")
+    hidden = own["layers.0.linear1.weight"].shape[0] if layers else 1
+    return InteractionDecoder(own["classify.weight"].shape[1], layers, spec.get("heads", 4), hidden)
+
+
+def _relation(own: dict[str, Tensor], spec: dict[str, Any]) -> Pairs:
+    channels, dim = own["reduce.weight"].shape[:2]
+    side = 2 * round(own["network.0.weight"].shape[1] ** 0.25)
+    hidden = own["of_sketches.0.feed.0.weight"].shape[0]
+    layers, layout = _count(own, "of_sketches."), spec.get("layout", "grid")
+    return CrossRelation(dim, (side, side), spec.get("heads", 8), hidden, layers, channels, layout=layout)
+
+
+def _count(own: dict[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in own if name.startswith(prefix)})
 
 
 @MATCHERS.register("relation")
 class RelationMatcher(Matcher):
-    """Cosine ranking, its top k re-ranked by PuXIM's interaction decoder on the patch tokens.
+    """Cosine ranking, its top k re-ranked by PuXIM's interaction decoder or ZSE's relation network on the patch tokens.
 
     Args:
-        weights: A run or checkpoint of `puxim` with the trained decoder.
-        top: How many of a query's best photos are re-ranked; the others stay behind them in cosine order.
-        chunk: Sketch–photo pairs that are decoded at once; bounds memory.
-        heads: Attention heads of the decoder.
+        weights: A run or checkpoint of `puxim` or `zse`.
+        top: How many of a query's best photos are re-ranked; the others stay behind them in cosine order. With as many
+            as the gallery has, every pair is scored.
+        chunk: Sketch–photo pairs that are scored at once; bounds memory.
 
     Needs the tokens of both sides (`Embeddings.tokens`): N × D floats an image, 600 kB for ViT-B/16. A re-ranked photo
-    scores 2 + the decoder's probability of the same class, the others their cosine.
+    scores 2 + the network's probability of the same class, the others their cosine.
     """
 
     needs_tokens: ClassVar[bool] = True
     _vectors = Fitted[Tensor]()
     _tokens = Fitted[Tensor]()
 
-    def __init__(self, weights: str | None = None, top: Count = 100, chunk: Count = 256, heads: Count = 4) -> None:
+    def __init__(self, weights: str | None = None, top: Count = 100, chunk: Count = 256) -> None:
         self.top, self.chunk = top, chunk
-        self.decoder = None if weights is None else load_decoder(weights, heads)
+        self.network = None if weights is None else load_pairs(weights)
         self.pairs = 0
         self.seconds = 0.0
 
     @classmethod
-    def of(cls, decoder: InteractionDecoder, top: int = 100, chunk: int = 256) -> RelationMatcher:
-        """Return a matcher with a decoder that is in memory, such as ``method.interaction``."""
+    def of(cls, network: Pairs, top: int = 100, chunk: int = 256) -> RelationMatcher:
+        """Return a matcher with a network in memory: a puxim's ``interaction``, or a zse's ``relation``."""
         matcher = cls(top=top, chunk=chunk)
-        matcher.decoder = decoder
+        matcher.network = network
         matcher.spec = {"name": "relation", "weights": "in memory", "top": top, "chunk": chunk}
         return matcher
 
@@ -137,14 +106,16 @@ class RelationMatcher(Matcher):
         """Take the gallery in.
 
         Raises:
-            ZsbirError: If there is no decoder, or the gallery has no tokens.
+            ZsbirError: If there is no network, or the gallery has no tokens.
         """
-        if self.decoder is None:
-            raise ZsbirError("the matcher 'relation' needs a trained decoder: weights=RUN, the run folder of a puxim")
+        if self.network is None:
+            raise ZsbirError(
+                "the matcher 'relation' needs a trained network: weights=RUN, the run folder of a puxim or zse"
+            )
         self._tokens = _tokens_of(gallery, "gallery")
         self._gallery = gallery.vectors
         self._vectors = normalise(gallery.vectors.float())
-        self.decoder.to(gallery.vectors.device).eval()
+        self.network.to(gallery.vectors.device).eval()
         return self
 
     @torch.inference_mode()
@@ -167,7 +138,7 @@ class RelationMatcher(Matcher):
         return cosine
 
     def _decode(self, vectors: Tensor, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        assert self.decoder is not None  # `fit` made sure
+        assert self.network is not None  # `fit` made sure
         device = self._vectors.device
 
         def rows_of(held: Tensor, which: Tensor) -> Tensor:
@@ -175,13 +146,12 @@ class RelationMatcher(Matcher):
 
         sketch = sequence(rows_of(vectors, rows), rows_of(tokens, rows))
         photo = sequence(rows_of(self._gallery, columns), rows_of(self._tokens, columns))
-        logits: Tensor = self.decoder(sketch, photo)
-        return logits.float().softmax(dim=1)[:, 1]
+        return self.network.same(sketch, photo)
 
     def describe(self) -> str:
-        """Return settings and cost: the pairs decoded so far, and the time it took."""
-        cost = f"; {self.pairs} pairs decoded in {self.seconds:.1f} s" if self.pairs else ""
-        return f"{super().describe()}; cosine, then the interaction decoder on the top {self.top}{cost}"
+        """Return settings and cost: the pairs scored so far, and the time it took."""
+        cost = f"; {self.pairs} pairs scored in {self.seconds:.1f} s" if self.pairs else ""
+        return f"{super().describe()}; cosine, then the trained network on the top {self.top}{cost}"
 
 
 def _tokens_of(embeddings: Embeddings, side: str) -> Tensor:

@@ -46,10 +46,10 @@ from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss, reconstruction_loss, triplet_loss
 from zsbir.maskers import MASKERS
 from zsbir.maskers.base import Masker, MaskRequest, masker_spec
-from zsbir.matchers.relation import InteractionDecoder, sequence
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe
 from zsbir.methods.released import take
+from zsbir.pairs import InteractionDecoder, sequence
 from zsbir.types import Batch, Domain, Features
 
 
