@@ -62,7 +62,8 @@ class InteractionDecoder(nn.Module):
 
     def same(self, sketch: Tensor, photo: Tensor) -> Tensor:
         """Return the probability (B,) that sketch and photo show the same class; arguments as for `forward`."""
-        return self(sketch, photo).float().softmax(dim=1)[:, 1]
+        logits: Tensor = self(sketch, photo)
+        return logits.float().softmax(dim=1)[:, 1]
 
 
 class _Norm(nn.Module):
