@@ -42,9 +42,10 @@ def desk(made, tmp_path, monkeypatch):
 
     shutil.copytree(made, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
+    before = [set(registry._entries) for registry in REGISTRIES]
     yield tmp_path / "desk"
-    for registry in REGISTRIES:
-        for new in registry._entries.keys() - registry._scan().keys():
+    for registry, held in zip(REGISTRIES, before, strict=True):
+        for new in registry._entries.keys() - registry._scan().keys() - held:
             del registry._entries[new]
 
 
