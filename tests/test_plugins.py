@@ -1,11 +1,15 @@
 """A separate pip package is found by name, with no import by the user; a broken one breaks nothing."""
 
+import inspect
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import zsbir
 
 PLUGIN = Path(__file__).parents[1] / "examples" / "plugin_package"
 
@@ -14,7 +18,6 @@ def _install(folder: Path, *, broken: bool = False) -> dict[str, str]:
     """Lay the package out as pip would: its code and its entry points; returns the environment that sees it."""
     import os
     import shutil
-    import tomllib
 
     shutil.copytree(PLUGIN / "zsbir_example_plugin", folder / "zsbir_example_plugin")
     if broken:
@@ -68,6 +71,19 @@ print(zsbir.MASKERS.build("random").spec["name"])
     assert done.stdout.splitlines()[-1] == "random"
     assert "'checkerboard'" in done.stderr
     assert "there_is_no_such_module" in done.stderr
+
+
+def test_plugins_of_the_repository_are_listed_with_their_docstrings():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]
+    for group, entries in project["entry-points"].items():
+        registry = getattr(zsbir, group.removeprefix("zsbir.").upper())
+        for name, value in entries.items():
+            found = registry.get(name)
+            assert f"{found.__module__}:{found.__qualname__}" == value
+            assert registry.describe()[name] == inspect.getdoc(found).split("\n")[0]
+            with pytest.raises(zsbir.ZsbirError, match=f"Did you mean '{name}'"):
+                registry.get(f"{name}x")
 
 
 @pytest.mark.parametrize("code", ["import zsbir", "import zsbir; zsbir.list()"])

@@ -14,6 +14,7 @@ The constructor is the configuration. Its arguments are checked against their an
 from __future__ import annotations
 
 import ast
+import functools
 import html
 import importlib
 import importlib.util
@@ -22,7 +23,7 @@ import numbers
 import reprlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -95,6 +96,20 @@ def import_file(path: str | Path) -> ModuleType:
         del sys.modules[path.stem]
         raise ZsbirError(f"importing {path} failed: {type(error).__name__}: {error}") from error
     return module
+
+
+def _documented(file: Path) -> Iterator[tuple[ast.ClassDef | ast.FunctionDef, str]]:
+    """Yield the classes and functions of a source file with the first lines of their docstrings."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            yield node, (ast.get_docstring(node) or "").split("\n")[0]
+
+
+@functools.cache
+def _own_plugins() -> dict[str, str]:
+    """Map the entry points of the plugins that zsbir brings along to the first lines of their docstrings."""
+    files = (Path(__file__).parent / "plugins").glob("*.py")
+    return {f"zsbir.plugins.{file.stem}:{node.name}": line for file in files for node, line in _documented(file)}
 
 
 class Table(dict[str, dict[str, str]]):
@@ -194,10 +209,10 @@ class Registry(Generic[T]):
         return isinstance(name, str) and name in self.names()
 
     def describe(self) -> dict[str, str]:
-        """Return each name with the first line of its docstring (plugins: where they come from), without imports."""
+        """Return each name with the first line of its docstring (others' plugins: where they come from); no imports."""
         own = {name: summary for name, (_, summary) in self._scan().items()}
         for name, point in self._entry_points().items():
-            own.setdefault(name, f"plugin {point.value}")
+            own.setdefault(name, _own_plugins().get(point.value, f"plugin {point.value}"))
         for name, cls in self._entries.items():
             own.setdefault(name, (inspect.getdoc(cls) or "").split("\n")[0])
         return dict(sorted(own.items()))
@@ -268,10 +283,7 @@ class Registry(Generic[T]):
             spec = importlib.util.find_spec(self.package)
             folders = list(spec.submodule_search_locations or []) if spec else []
             for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
-                for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                    if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                        continue
-                    summary = (ast.get_docstring(node) or "").split("\n")[0]
+                for node, summary in _documented(path):
                     for call in node.decorator_list:
                         if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "register":
                             self._own[ast.literal_eval(call.args[0])] = (f"{self.package}.{path.stem}", summary)

@@ -42,10 +42,10 @@ def desk(made, tmp_path, monkeypatch):
 
     shutil.copytree(made, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
-    before = [set(registry._entries) for registry in REGISTRIES]
+    before = [set(registry.names()) for registry in REGISTRIES]
     yield tmp_path / "desk"
     for registry, held in zip(REGISTRIES, before, strict=True):
-        for new in registry._entries.keys() - registry._scan().keys() - held:
+        for new in registry._entries.keys() - held:
             del registry._entries[new]
 
 

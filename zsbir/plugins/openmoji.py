@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, subset
-from zsbir.data.datasets import _openmoji_render
 from zsbir.data.hashes import user_cache
 from zsbir.errors import ZsbirError
+from zsbir.plugins import _openmoji_render
 from zsbir.types import Paths, Records, Split
 
 _THINGS = (
@@ -225,7 +225,7 @@ def _build(root: Path, settings: dict[str, Any]) -> None:
 
 
 def _render(job: dict[str, Any], chosen: list[tuple[str, str]]) -> None:
-    """Share the categories out to one process a core, each ``python -m zsbir.data.datasets._openmoji_render``.
+    """Share the categories out to one process a core, each ``python -m zsbir.plugins._openmoji_render``.
 
     Plain processes, because multiprocessing's spawn would run an unguarded user script again, and its fork is unsafe
     once torch has started threads.

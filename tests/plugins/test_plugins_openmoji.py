@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from zsbir.data import DATASETS
-from zsbir.data.datasets.openmoji import drawings
 from zsbir.errors import ZsbirError
+from zsbir.plugins.openmoji import drawings
 
 TINY = {"categories": 6, "unseen": 2, "validation": 2, "samples": 2, "size": 32}
 
@@ -63,14 +63,14 @@ def test_object_masks(tiny):
 
 
 def test_second_time_nothing_is_rendered(tiny, cache, monkeypatch):
-    monkeypatch.setattr("zsbir.data.datasets.openmoji._build", lambda *_: pytest.fail("rendered again"))
+    monkeypatch.setattr("zsbir.plugins.openmoji._build", lambda *_: pytest.fail("rendered again"))
     again = DATASETS.build("openmoji", **TINY, cache=str(cache))
     assert again.train.classes == tiny.train.classes
     assert [path.name for path in cache.iterdir()] == [tiny.root.name]  # no temporary folder is left
 
 
 def test_split_does_not_render(tiny, cache, monkeypatch):
-    monkeypatch.setattr("zsbir.data.datasets.openmoji._build", lambda *_: pytest.fail("rendered again"))
+    monkeypatch.setattr("zsbir.plugins.openmoji._build", lambda *_: pytest.fail("rendered again"))
     other = DATASETS.build("openmoji", **{**TINY, "unseen": 3, "validation": 0}, cache=str(cache))
     assert (len(other.train.classes), len(other.test.classes)) == (3, 3)
 
