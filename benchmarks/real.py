@@ -118,7 +118,7 @@ def embeddings(row: Row, dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
         Trainer(method, dataset, recipe=recipe, seed=seed, workers=0, select_on="none").fit()
         queries, gallery = embed_split(method, dataset, dataset.test)
         return queries.vectors, gallery.vectors
-    method.stored = StoredFeatures(method, dataset.variant)
+    method.stored = StoredFeatures(method.trunk, method.preprocess, dataset.variant)
     sides: list[Tensor] = []
     domains: tuple[Domain, ...] = ("sketch", "photo")
     for domain in domains:

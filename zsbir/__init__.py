@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from zsbir.methods import METHODS as METHODS
     from zsbir.methods.base import Method as Method
     from zsbir.methods.base import Recipe as Recipe
+    from zsbir.methods.base import load as load
     from zsbir.methods.embedding import embed as embed
     from zsbir.methods.embedding import embed_split as embed_split
-    from zsbir.methods.saving import load as load
     from zsbir.registry import Table
     from zsbir.registry import import_file as import_file
     from zsbir.search.index import Index as Index
@@ -82,7 +82,7 @@ _WHERE = {
     "embed": "methods.embedding",
     "embed_split": "methods.embedding",
     "import_file": "registry",
-    "load": "methods.saving",
+    "load": "methods.base",
 }
 
 # Without `list`: `from zsbir import *` must not hide the builtin.

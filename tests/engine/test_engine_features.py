@@ -71,9 +71,9 @@ def test_stored_features_are_found_again_and_depend_on_the_frozen_weights(shapes
     method = build().eval()
     source = ImageSource(shapes, method.preprocess)
     files = [str(shapes.train.photos.file(i)) for i in range(3)]
-    StoredFeatures(method, folder=tmp_path).fill(source, files, "photo")
+    StoredFeatures(method.trunk, method.preprocess, folder=tmp_path).fill(source, files, "photo")
     monkeypatch.setattr(method.backbone, "lower", None)  # any use of it fails
-    again = StoredFeatures(method, folder=tmp_path)
+    again = StoredFeatures(method.trunk, method.preprocess, folder=tmp_path)
     again.fill(source, files, "photo")
     assert again(files[0], "photo").shape == (method.backbone.dim,)
     with pytest.raises(ZsbirError, match="could not be read"):
@@ -81,7 +81,7 @@ def test_stored_features_are_found_again_and_depend_on_the_frozen_weights(shapes
     with torch.no_grad():
         next(method.backbone.parameters()).add_(1)
     with pytest.raises(ZsbirError, match="could not be read"):
-        StoredFeatures(method, folder=tmp_path)(files[0], "photo")
+        StoredFeatures(method.trunk, method.preprocess, folder=tmp_path)(files[0], "photo")
 
 
 def test_frozen_stages_keep_their_mode_and_weights():
@@ -105,7 +105,8 @@ def test_the_kept_features_are_part_of_the_embedding():
 
 
 def test_what_are_no_files_is_not_stored_and_a_missing_file_is_left_out(shapes, tmp_path):
-    stored = StoredFeatures(build(), folder=tmp_path)
+    method = build()
+    stored = StoredFeatures(method.trunk, method.preprocess, folder=tmp_path)
     files = [str(shapes.train.photos.file(0)), str(tmp_path / "away.png")]
     assert stored.takes(files)
     assert not stored.takes(["photo/17"])

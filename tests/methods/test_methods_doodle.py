@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 import zsbir
 from zsbir.backbones.weights import read_tensors
-from zsbir.methods.saving import PACKAGED
+from zsbir.methods.base import PACKAGED
 
 MODEL = zsbir.__path__[0] + "/models/doodle/model.safetensors"
 

@@ -25,7 +25,7 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
     """
     from zsbir.engine.run import refuse_taken
     from zsbir.files import write_json
-    from zsbir.methods.saving import load
+    from zsbir.methods.base import load
 
     refuse_taken(out, "folder", "")
     print("1/4 data: drawings from OpenMoji, a line drawing as the sketch, a coloured one on clutter as the photo")

@@ -31,9 +31,9 @@ from zsbir.engine.speed import Speed
 from zsbir.engine.stopping import Stop, StoppedError
 from zsbir.engine.weights import Average, fix_norms
 from zsbir.methods import METHODS
-from zsbir.methods.base import Method, Recipe
+from zsbir.methods.base import Method, Recipe, load
 from zsbir.methods.features import StoredFeatures
-from zsbir.methods.saving import rebuild, resolve, save
+from zsbir.methods.saving import resolve, save
 from zsbir.types import Batch, Domain
 
 
@@ -147,7 +147,7 @@ class Trainer:
         dataset = runs.dataset_of(record, root)
         runs.refuse_other_data(record, dataset, run)
         trainer = cls(
-            rebuild(record["method"], folder),
+            load(folder),
             dataset,
             recipe=runs.recipe_from(record["recipe"]),
             seed=record["seed"],
@@ -195,7 +195,7 @@ class Trainer:
         trunk, train = self.method.trunk, self.dataset.train
         if trunk is None or not trunk.frozen or self.recipe.augment != "none" or self.adapters is not None:
             return
-        stored = StoredFeatures(self.method, self.dataset.variant)
+        stored = StoredFeatures(trunk, self.method.preprocess, self.dataset.variant)
         domains: tuple[Domain, ...] = ("sketch", "photo")
         files = {d: [str(train.of(d).file(row)) for row in range(len(train.of(d)))] for d in domains}
         if not all(stored.takes(names) for names in files.values()):

@@ -1,27 +1,24 @@
-"""The method contract, and the recipe: how a method is trained."""
+"""The method contract, the recipe by which a method is trained, and loading a trained one."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsbir.arguments import Count, Natural, NonNegative, OpenProportion, Positive, Proportion, checked
+from zsbir.backbones.weights import without_weights
 from zsbir.data.base import Dataset
-from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
-from zsbir.methods import embedding, saving
-from zsbir.methods.embedding import Images
-from zsbir.types import Batch, Domain, Features
-
-if TYPE_CHECKING:
-    from zsbir.backbones.base import Backbone
-    from zsbir.methods.features import StoredFeatures
+from zsbir.files import reading
+from zsbir.methods import METHODS, saving
+from zsbir.methods.embedding import Encoder, as_device
+from zsbir.types import Batch
 
 
 @checked("recipe")
@@ -98,88 +95,30 @@ class RecipeSet:
     recipe: Mapping[str, Any]
 
 
-class Method(nn.Module, ModelHubMixin):
+class Method(Encoder, ModelHubMixin):
     """A published system: embeds both domains, and gives its training losses.
 
     Attributes:
-        preprocess: How an image becomes what the method sees. It is saved with the weights.
         recipe: The published training settings.
         recipes: Other settings by name.
-        matcher: Spec of the matcher the paper uses at test time.
         trains: False for a method without gradient: `fit` alone makes it ready.
         has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
             must then look for them.
         select_from: The first epoch, from 0, whose checkpoint ``select_on="accuracy"`` may choose.
         embeds_with: Its parts that embed: they must be whole in a released checkpoint.
         logged: Figures of the last step that are no losses (schedules, accuracies), by name; filled by `forward`.
-        spec: What `METHODS.build` recorded.
-        stored: Where embedding takes the outputs of frozen layers from, instead of images; see
-            `zsbir.methods.features`.
     """
 
-    preprocess: Preprocess
     recipe: Recipe = Recipe()
     recipes: Mapping[str, RecipeSet] = {}
-    matcher: str | Mapping[str, Any] = "cosine"
     trains: bool = True
     has_unused_parameters: bool = False
     select_from: int = 0
     embeds_with: tuple[str, ...] = ()
-    spec: dict[str, Any]
-    stored: StoredFeatures | None = None
-
-    @property
-    def trunk(self) -> Backbone | None:
-        """The backbone that both domains go through first, if there is one: what of it is frozen can be stored."""
-        return None
-
-    def takes_stored(self, images: object) -> bool:
-        """Tell whether `images` are the outputs of frozen layers, which stand for images; by their shape."""
-        frozen = self.trunk is not None and self.trunk.frozen
-        return bool(frozen and isinstance(images, Tensor) and (images.ndim == 2 or images.shape[1] != 3))
 
     def __init__(self) -> None:
         super().__init__()
         self.logged: dict[str, Tensor | float] = {}
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "embed" in vars(cls):
-            setattr(cls, "embed", _checked(vars(cls)["embed"]))  # noqa: B010 (a plain assignment has the wrong type)
-
-    def encode_sketches(self, images: Images, **options: Any) -> Tensor:
-        """Return the embeddings of sketches, (n, D) float32 on the CPU.
-
-        Args:
-            images: One or more: paths (image files, SVG, ``file.ndjson#17``), PIL images, (H, W, 3) uint8 arrays, or
-                (3, H, W) tensors, uint8 or float in [0, 1]. Sizes may differ.
-            **options: ``device``, ``batch_size`` (64), ``workers`` (threads that decode ahead), ``progress`` and
-                ``cache``, see `zsbir.methods.embedding.apply`.
-
-        Raises:
-            ZsbirError: If an image cannot be read, or `images` holds something else.
-        """
-        return embedding.embed(self, images, "sketch", **options).vectors
-
-    def encode_photos(self, images: Images, **options: Any) -> Tensor:
-        """Return the embeddings of photos, (n, D) float32 on the CPU; as `encode_sketches`."""
-        return embedding.embed(self, images, "photo", **options).vectors
-
-    def embed(self, images: Tensor, domain: Domain) -> Features:
-        """Return the retrieval embedding of a prepared batch; `encode_sketches` and `encode_photos` prepare it.
-
-        Args:
-            images: (B, 3, S, S) float32 in [0, 1], S the size in ``self.preprocess``, with which the method normalises
-                them itself.
-            domain: Which domain all of them belong to.
-
-        Returns:
-            Features with ``vector`` (B, D), and tokens where the method has them.
-
-        Raises:
-            ZsbirError: For anything else; a subclass's `embed` need not check.
-        """
-        raise TypeError(f"{type(self).__name__} has no embed")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted loss terms by name, each a scalar; their sum is what the trainer minimises.
@@ -220,10 +159,10 @@ class Method(nn.Module, ModelHubMixin):
     def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> Method:
         # What ModelHubMixin.from_pretrained calls, with a local folder or the name of a repository on the hub.
         if Path(model_id).is_dir():
-            return saving.load(model_id)
+            return load(model_id)
         known = ("cache_dir", "force_download", "local_files_only", "token")
         given = {key: options[key] for key in known if key in options}
-        return saving.load(snapshot_download(model_id, revision=revision, **given))
+        return load(snapshot_download(model_id, revision=revision, **given))
 
     def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights of the authors' checkpoint by this method's names, and remove them from `given`.
@@ -243,14 +182,32 @@ class Method(nn.Module, ModelHubMixin):
         return None
 
 
-def _checked(embed: Callable[..., Features]) -> Callable[..., Features]:
-    """Return a method's `embed` that refuses what it does not take."""
+PACKAGED = "doodle"
+"""The method whose trained weights are part of the package."""
 
-    @functools.wraps(embed)
-    def checked_embed(self: Method, images: Tensor, domain: Domain) -> Features:
-        embedding.check_domain(domain)
-        if not self.takes_stored(images):
-            embedding.check_images(images, self.preprocess.size)
-        return embed(self, images, domain)
 
-    return checked_embed
+def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
+    """Rebuild a trained method from a checkpoint, in evaluation mode.
+
+    Args:
+        path: A run folder (its ``best``, or else ``last``), a checkpoint folder, or ``"doodle"``, the model that comes
+            with zsbir.
+        device: Where to put it.
+
+    Returns:
+        zsbir.methods.base.Method: Built from its own spec and filled with the saved weights; no network and no weights
+        file is needed, whatever it was trained from.
+
+    Raises:
+        ZsbirError: If there is no such checkpoint or device, or it does not fit the spec or is of a newer zsbir.
+    """
+    place = as_device(device)
+    if str(path) == PACKAGED and not Path(path).exists():
+        return METHODS.build(PACKAGED).to(place).eval()
+    folder = saving.resolve(path)
+    with reading("checkpoint", folder):
+        spec = saving.read_spec(folder)
+        with without_weights():
+            method = METHODS.build(spec)
+        saving.fill(method, folder)
+    return method.to(place).eval()

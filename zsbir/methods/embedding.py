@@ -2,44 +2,114 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from zsbir.backbones.base import Backbone
 from zsbir.data.base import Dataset
 from zsbir.data.batches import to_unit
 from zsbir.data.images import decode_image
 from zsbir.data.loading import ImageSource, planes
-from zsbir.data.preprocess import as_image
+from zsbir.data.preprocess import Preprocess, as_image
 from zsbir.errors import ZsbirError
-from zsbir.registry import close_matches, spec_of
-from zsbir.types import Domain, Embeddings, Paths, Records, Split
-
-if TYPE_CHECKING:
-    from zsbir.methods.base import Method
+from zsbir.methods._images import Images as Images
+from zsbir.methods._images import as_items, check_domain, check_images, paths_of, read_ahead
+from zsbir.methods.features import StoredFeatures
+from zsbir.registry import spec_of
+from zsbir.types import Domain, Embeddings, Features, Records, Split
 
 T = TypeVar("T")
-Images = Records | str | Path | Image.Image | npt.NDArray[Any] | Tensor | Iterable[Any]
-"""Records of a dataset; or an image, or several: paths, bytes of an image file, PIL images, (H, W, 3) uint8 arrays, or
-(3, H, W) tensors, uint8 or float in [0, 1]."""
 Skip = Callable[[int, str], None]
 
-_AHEAD = 2
-"""Batches that are decoded while one is embedded."""
+
+class Encoder(nn.Module):
+    """Embeds sketches and photos: the part of a `zsbir.methods.base.Method` that is there once it is trained.
+
+    Attributes:
+        preprocess: How an image becomes what the network sees. It is saved with the weights.
+        matcher: Spec of the matcher the paper uses at test time.
+        spec: Its name and arguments, recorded when it is made.
+        stored: Where embedding takes the outputs of frozen layers from, instead of images.
+    """
+
+    preprocess: Preprocess
+    matcher: str | Mapping[str, Any] = "cosine"
+    spec: dict[str, Any]
+    stored: StoredFeatures | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "embed" in vars(cls):
+            setattr(cls, "embed", _checked(vars(cls)["embed"]))  # noqa: B010 (a plain assignment has the wrong type)
+
+    @property
+    def trunk(self) -> Backbone | None:
+        """The backbone that both domains go through first, if there is one: what of it is frozen can be stored."""
+        return None
+
+    def takes_stored(self, images: object) -> bool:
+        """Tell whether `images` are the outputs of frozen layers, which stand for images; by their shape."""
+        frozen = self.trunk is not None and self.trunk.frozen
+        return bool(frozen and isinstance(images, Tensor) and (images.ndim == 2 or images.shape[1] != 3))
+
+    def encode_sketches(self, images: Images, **options: Any) -> Tensor:
+        """Return the embeddings of sketches, (n, D) float32 on the CPU.
+
+        Args:
+            images: One or more: paths (image files, SVG, ``file.ndjson#17``), PIL images, (H, W, 3) uint8 arrays, or
+                (3, H, W) tensors, uint8 or float in [0, 1]. Sizes may differ.
+            **options: ``device``, ``batch_size`` (64), ``workers`` (threads that decode ahead), ``progress`` and
+                ``cache``, see `zsbir.methods.embedding.apply`.
+
+        Raises:
+            ZsbirError: If an image cannot be read, or `images` holds something else.
+        """
+        return embed(self, images, "sketch", **options).vectors
+
+    def encode_photos(self, images: Images, **options: Any) -> Tensor:
+        """Return the embeddings of photos, (n, D) float32 on the CPU; as `encode_sketches`."""
+        return embed(self, images, "photo", **options).vectors
+
+    def embed(self, images: Tensor, domain: Domain) -> Features:
+        """Return the retrieval embedding of a prepared batch; `encode_sketches` and `encode_photos` prepare it.
+
+        Args:
+            images: (B, 3, S, S) float32 in [0, 1], S the size in ``self.preprocess``, with which the method normalises
+                them itself.
+            domain: Which domain all of them belong to.
+
+        Returns:
+            Features with ``vector`` (B, D), and tokens where the method has them.
+
+        Raises:
+            ZsbirError: For anything else; a subclass's `embed` need not check.
+        """
+        raise TypeError(f"{type(self).__name__} has no embed")
+
+
+def _checked(embed: Callable[..., Features]) -> Callable[..., Features]:
+    """Return a method's `embed` that refuses what it does not take."""
+
+    @functools.wraps(embed)
+    def checked_embed(self: Encoder, images: Tensor, domain: Domain) -> Features:
+        check_domain(domain)
+        if not self.takes_stored(images):
+            check_images(images, self.preprocess.size)
+        return embed(self, images, domain)
+
+    return checked_embed
 
 
 def embed(
-    method: Method,
+    method: Encoder,
     images: Images,
     domain: Domain,
     *,
@@ -69,7 +139,7 @@ def embed(
     vectors: list[Tensor] = []
     patches: list[Tensor] = []
     kept: list[int] = []
-    items = _items(images)
+    items = as_items(images)
     for rows, features in apply(
         method, lambda batch: method.embed(batch, domain), items, domain, dataset=dataset, **options
     ):
@@ -81,14 +151,14 @@ def embed(
         vectors=torch.cat(vectors) if vectors else torch.zeros(0, 1),
         labels=images.labels[kept] if isinstance(images, Records) else np.full(len(kept), -1, dtype=np.int64),
         classes=classes,
-        paths=_paths(images, items, kept),
+        paths=paths_of(images, items, kept),
         domain=domain,
         tokens=torch.cat(patches) if patches else None,
         meta=model_meta(method) | ({} if dataset is None else dataset_meta(dataset)),
     )
 
 
-def embed_split(method: Method, dataset: Dataset, split: Split, **options: Any) -> tuple[Embeddings, Embeddings]:
+def embed_split(method: Encoder, dataset: Dataset, split: Split, **options: Any) -> tuple[Embeddings, Embeddings]:
     """Embed a split: its sketches as queries and its photos as gallery.
 
     Args:
@@ -105,7 +175,7 @@ def embed_split(method: Method, dataset: Dataset, split: Split, **options: Any) 
 
 
 def apply(
-    method: Method,
+    method: Encoder,
     call: Callable[[Tensor], T],
     images: Images,
     domain: Domain,
@@ -139,7 +209,7 @@ def apply(
     check_domain(domain)
     if batch_size < 1 or workers < 0:
         raise ZsbirError(f"batch_size={batch_size} must be at least 1, workers={workers} at least 0")
-    items = _items(images)
+    items = as_items(images)
     where = next(method.parameters(), torch.empty(0)).device if device is None else as_device(device)
     source = ImageSource(dataset, method.preprocess, cache)
     names = [str(item) for item in items if isinstance(item, (str, Path))]
@@ -165,7 +235,7 @@ def apply(
     try:
         silent = not (progress and items)
         with tqdm(total=len(items), desc=f"embedding {name}", unit="img", disable=silent, leave=False) as bar:
-            for start, batch in _ahead(read, len(items), batch_size, workers):
+            for start, batch in read_ahead(read, len(items), batch_size, workers):
                 rows = [start + at for at, held in enumerate(batch) if isinstance(held, Tensor)]
                 for at, held in enumerate(batch):
                     if isinstance(held, str):
@@ -183,7 +253,7 @@ def apply(
             method.train()
 
 
-def model_meta(method: Method) -> dict[str, Any]:
+def model_meta(method: Encoder) -> dict[str, Any]:
     """Return what embeddings say of the method that made them."""
     return {"method": getattr(method, "spec", None), "matcher": method.matcher, "preprocess": asdict(method.preprocess)}
 
@@ -208,75 +278,3 @@ def as_device(device: torch.device | str) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ZsbirError(f"device={device!r}: this machine has no CUDA device that torch can use; say 'cpu'")
     return found
-
-
-def check_domain(domain: object) -> None:
-    """Raise ZsbirError for anything but ``"sketch"`` and ``"photo"``."""
-    known = list(get_args(Domain))
-    if domain not in known:
-        raise ZsbirError(f"there is no domain {domain!r}. {close_matches(str(domain), known)}")
-
-
-def check_images(images: object, size: int) -> None:
-    """Raise ZsbirError if `images` is not what `Method.embed` takes: (B, 3, size, size) float in [0, 1].
-
-    Values are checked where no gradient is wanted: in training they come from the loader, and a GPU would wait.
-    """
-    how = "; encode_sketches and encode_photos take images of any kind"
-    if not isinstance(images, Tensor):
-        raise ZsbirError(f"embed takes a tensor, not {type(images).__name__}{how}")
-    if not images.is_floating_point() or images.dtype == torch.float64:
-        raise ZsbirError(f"embed takes float32 images in [0, 1], not {images.dtype}{how}")
-    if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
-        raise ZsbirError(f"embed takes images (B, 3, {size}, {size}), not {tuple(images.shape)}{how}")
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not images.numel() or images.is_meta:
-        return
-    low, high = (float(value) for value in torch.aminmax(images))
-    if not (low >= -0.01 and high <= 1.01):
-        raise ZsbirError(
-            f"embed takes images in [0, 1], and these go from {low:.4g} to {high:.4g}: divide bytes by 255, and do not "
-            "normalise, the method does"
-        )
-
-
-def _ahead(read: Callable[[int], T], count: int, batch_size: int, workers: int) -> Iterator[tuple[int, list[T]]]:
-    """Yield the start and the items of each batch; threads read ahead."""
-    starts = range(0, count, batch_size)
-    if not workers or count == 1:
-        for start in starts:
-            yield start, [read(index) for index in range(start, min(start + batch_size, count))]
-        return
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[int, list[Future[T]]]] = deque()
-    try:
-        for start in starts:
-            stop = min(start + batch_size, count)
-            waiting.append((start, [pool.submit(read, index) for index in range(start, stop)]))
-            if len(waiting) > _AHEAD:
-                first, held = waiting.popleft()
-                yield first, [future.result() for future in held]
-        for first, held in waiting:
-            yield first, [future.result() for future in held]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _items(images: Images) -> Sequence[Any]:
-    if isinstance(images, Records):
-        return [str(images.file(row)) for row in range(len(images))]
-    if isinstance(images, (str, bytes, Path, Image.Image)):
-        return [images]
-    if isinstance(images, (np.ndarray, Tensor)):
-        return list(images) if images.ndim == 4 else [images]
-    if isinstance(images, Sequence):
-        return images
-    if isinstance(images, Iterable) and not isinstance(images, dict):
-        return list(images)
-    raise ZsbirError(f"images are paths, PIL images, arrays or tensors, or lists of these, not {type(images).__name__}")
-
-
-def _paths(images: Images, items: Sequence[Any], kept: list[int]) -> Paths:
-    if isinstance(images, Records):
-        return images.paths.take(kept)
-    named = all(isinstance(items[row], (str, Path)) for row in kept)
-    return Paths(str(items[row]) for row in kept) if named else Paths()

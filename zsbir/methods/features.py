@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from zsbir.backbones.base import Backbone
 from zsbir.data.batches import to_unit
 from zsbir.data.formats import split_record
 from zsbir.data.hashes import user_cache
 from zsbir.data.loading import ImageSource
+from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.files import stamp
-from zsbir.methods.base import Method
 from zsbir.store import Store
 from zsbir.types import Domain
 
@@ -32,7 +33,8 @@ class StoredFeatures:
     time of change; so it serves every later run on the same images, whatever is trained on top.
 
     Args:
-        method: Has a `Method.trunk` of which something is frozen.
+        trunk: A method's, of which something is frozen, see `zsbir.methods.embedding.Encoder.trunk`.
+        preprocess: The method's.
         variant: What else the pixels of a file depend on, see `zsbir.data.base.Dataset.variant`.
         folder: Where the stores lie; None: ``features`` in the user's cache folder.
 
@@ -40,10 +42,12 @@ class StoredFeatures:
         ZsbirError: If the method has nothing that is frozen, or the folder cannot be written.
     """
 
-    def __init__(self, method: Method, variant: str = "", folder: str | Path | None = None) -> None:
-        if method.trunk is None or not method.trunk.frozen:
-            raise ZsbirError(f"nothing below the head of {type(method).__name__} is frozen, so nothing can be stored")
-        self.preprocess, self.trunk = method.preprocess, method.trunk
+    def __init__(
+        self, trunk: Backbone | None, preprocess: Preprocess, variant: str = "", folder: str | Path | None = None
+    ) -> None:
+        if trunk is None or not trunk.frozen:
+            raise ZsbirError("nothing below the method's head is frozen, so nothing can be stored")
+        self.preprocess, self.trunk = preprocess, trunk
         found = hashlib.blake2b(repr((self.preprocess, variant, self.trunk.spec)).encode(), digest_size=12)
         for name, tensor in self.trunk.frozen_state().items():
             found.update(

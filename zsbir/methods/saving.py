@@ -6,44 +6,34 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zsbir
-from zsbir.backbones.weights import without_weights
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
-from zsbir.files import present, read_json, reading, replaced, write_json
-from zsbir.methods import METHODS
-from zsbir.methods.embedding import as_device
+from zsbir.files import present, read_json, replaced, write_json
+from zsbir.methods.embedding import Encoder
 from zsbir.registry import spec_of
 
-if TYPE_CHECKING:
-    from zsbir.methods.base import Method
 
-
-PACKAGED = "doodle"
-"""The method whose trained weights are part of the package."""
-
-
-def write_method(folder: Path, method: Method, weights: Mapping[str, Tensor] | None = None) -> None:
+def write_method(folder: Path, method: Encoder, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the two files into an existing folder; `weights` as for `save`."""
     about = {"zsbir": zsbir.__version__, "method": spec_of(method), "preprocess": asdict(method.preprocess)}
     write_json(folder / "method.json", about)
     save_file(plain_tensors(method.state_dict() if weights is None else weights), folder / "model.safetensors")
 
 
-def save(method: Method, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+def save(method: Encoder, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a method, replacing the one in `folder` only when the new one is whole.
 
     Args:
         method: Its spec is written.
         folder: Where.
-        weights: What `rebuild` will fill it with; None: its state as it is.
+        weights: What to write in place of its state as it is; None: that.
 
     Raises:
         ZsbirError: If the method has no spec, or the disk is full; what was there before is intact.
@@ -67,50 +57,27 @@ def resolve(path: str | Path) -> Path:
     raise ZsbirError(f"{path} {what}: give a run folder of `zsbir train`, or its best/ or last/")
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
-    """Rebuild a trained method from a checkpoint, in evaluation mode.
-
-    Args:
-        path: A run folder (its ``best``, or else ``last``), a checkpoint folder, or ``"doodle"``, the model that comes
-            with zsbir.
-        device: Where to put it.
-
-    Returns:
-        zsbir.methods.base.Method: Built from its own spec and filled with the saved weights; no network and no weights
-        file is needed, whatever it was trained from.
-
-    Raises:
-        ZsbirError: If there is no such checkpoint or device, or it does not fit the spec or is of a newer zsbir.
-    """
-    place = as_device(device)
-    if str(path) == PACKAGED and not Path(path).exists():
-        return METHODS.build(PACKAGED).to(place).eval()
-    folder = resolve(path)
-    with reading("checkpoint", folder):
-        return rebuild(read_json(folder / "method.json")["method"], folder).to(place).eval()
-
-
-def rebuild(spec: Mapping[str, Any], folder: Path) -> Method:
-    """Build a method from its spec without any download, and fill it from a folder's ``model.safetensors``."""
+def read_spec(folder: Path) -> dict[str, Any]:
+    """Return the spec of the method in a folder; raises ZsbirError if a newer zsbir wrote it."""
     record = read_json(folder / "method.json")
-    _refuse_newer(str(record.get("zsbir")), folder)
-    with without_weights():
-        method = METHODS.build(spec)
-    try:
-        method.load_state_dict(load_file(folder / "model.safetensors"))
-    except (RuntimeError, SafetensorError, OSError) as error:
-        reason = str(error).strip().split("\n")[-1].strip()
-        raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
-    method.preprocess = Preprocess(**record["preprocess"])
-    return method
-
-
-def _refuse_newer(version: str, folder: Path) -> None:
+    version = str(record.get("zsbir"))
     theirs, own = ([int(part) for part in re.findall(r"\d+", v)[:2]] for v in (version, zsbir.__version__))
     if theirs > own:
         raise ZsbirError(
             f"{folder} was written by zsbir {version}, and this is {zsbir.__version__}: pip install --upgrade zsbir"
         )
+    spec: dict[str, Any] = record["method"]
+    return spec
+
+
+def fill(method: Encoder, folder: Path) -> None:
+    """Give a method the weights and the preparation in a folder; raises ZsbirError if they do not fit it."""
+    try:
+        method.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
+    method.preprocess = Preprocess(**read_json(folder / "method.json")["preprocess"])
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from zsbir.data.scan import photo_files
 from zsbir.errors import ZsbirError
 from zsbir.files import replaced, write_json
 from zsbir.matchers.base import Matcher
-from zsbir.methods.base import Method
-from zsbir.methods.saving import load, save
+from zsbir.methods.base import Method, load
+from zsbir.methods.saving import save
 from zsbir.search.catalog import Catalog, Entry
 from zsbir.search.locks import SharedLock
 from zsbir.search.matching import Matching

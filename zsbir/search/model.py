@@ -20,9 +20,8 @@ from torch import Tensor
 from zsbir.backbones import BACKBONES, PRESETS
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
-from zsbir.methods.base import Method
+from zsbir.methods.base import Method, load
 from zsbir.methods.embedding import Images, apply
-from zsbir.methods.saving import load
 from zsbir.registry import spec_of
 from zsbir.search.stores.base import Vectors
 from zsbir.types import Domain

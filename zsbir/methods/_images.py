@@ -1,0 +1,99 @@
+"""What images may be given as, the checks of what a method embeds, and reading ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zsbir.errors import ZsbirError
+from zsbir.registry import close_matches
+from zsbir.types import Domain, Paths, Records
+
+T = TypeVar("T")
+Images = Records | str | Path | Image.Image | npt.NDArray[Any] | Tensor | Iterable[Any]
+"""Records of a dataset; or an image, or several: paths, bytes of an image file, PIL images, (H, W, 3) uint8 arrays, or
+(3, H, W) tensors, uint8 or float in [0, 1]."""
+
+_AHEAD = 2  # batches that are decoded while one is embedded
+
+
+def check_domain(domain: object) -> None:
+    """Raise ZsbirError for anything but ``"sketch"`` and ``"photo"``."""
+    known = list(get_args(Domain))
+    if domain not in known:
+        raise ZsbirError(f"there is no domain {domain!r}. {close_matches(str(domain), known)}")
+
+
+def check_images(images: object, size: int) -> None:
+    """Raise ZsbirError if `images` is not what `Method.embed` takes: (B, 3, size, size) float in [0, 1].
+
+    Values are checked where no gradient is wanted: in training they come from the loader, and a GPU would wait.
+    """
+    how = "; encode_sketches and encode_photos take images of any kind"
+    if not isinstance(images, Tensor):
+        raise ZsbirError(f"embed takes a tensor, not {type(images).__name__}{how}")
+    if not images.is_floating_point() or images.dtype == torch.float64:
+        raise ZsbirError(f"embed takes float32 images in [0, 1], not {images.dtype}{how}")
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
+        raise ZsbirError(f"embed takes images (B, 3, {size}, {size}), not {tuple(images.shape)}{how}")
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not images.numel() or images.is_meta:
+        return
+    low, high = (float(value) for value in torch.aminmax(images))
+    if not (low >= -0.01 and high <= 1.01):
+        raise ZsbirError(
+            f"embed takes images in [0, 1], and these go from {low:.4g} to {high:.4g}: divide bytes by 255, and do not "
+            "normalise, the method does"
+        )
+
+
+def read_ahead(read: Callable[[int], T], count: int, batch_size: int, workers: int) -> Iterator[tuple[int, list[T]]]:
+    """Yield the start of each batch and what `read` gives of its positions; threads read ahead."""
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    if not workers or count == 1:
+        for rows in batches:
+            yield rows.start, [read(row) for row in rows]
+        return
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[tuple[int, Iterator[T]]] = deque()
+    try:
+        for rows in batches:
+            waiting.append((rows.start, pool.map(read, rows)))
+            if len(waiting) > _AHEAD:
+                start, results = waiting.popleft()
+                yield start, list(results)
+        for start, results in waiting:
+            yield start, list(results)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def as_items(images: Images) -> Sequence[Any]:
+    """Return the images one by one, as they were given."""
+    if isinstance(images, Records):
+        return [str(images.file(row)) for row in range(len(images))]
+    if isinstance(images, (str, bytes, Path, Image.Image)):
+        return [images]
+    if isinstance(images, (np.ndarray, Tensor)):
+        return list(images) if images.ndim == 4 else [images]
+    if isinstance(images, Sequence):
+        return images
+    if isinstance(images, Iterable) and not isinstance(images, dict):
+        return list(images)
+    raise ZsbirError(f"images are paths, PIL images, arrays or tensors, or lists of these, not {type(images).__name__}")
+
+
+def paths_of(images: Images, items: Sequence[Any], kept: list[int]) -> Paths:
+    """Return the names of the images that were kept, where all have one."""
+    if isinstance(images, Records):
+        return images.paths.take(kept)
+    named = all(isinstance(items[row], (str, Path)) for row in kept)
+    return Paths(str(items[row]) for row in kept) if named else Paths()
