@@ -24,7 +24,8 @@ from sklearn.mixture import GaussianMixture
 
 from zsbir.evaluation.scoring import evaluate_scores
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._codebook import Codebook, fit_codebook
+from zsbir.matchers._codebook import Codebook, fit_codebook, split
+from zsbir.matchers._mixture import fit_mixture
 from zsbir.matchers.one_to_many import OneToMany
 from zsbir.types import Embeddings
 
@@ -103,8 +104,12 @@ def compare_fit(gallery: Floats, subspaces: int, clusters: int, repeats: int) ->
     double, exact = timed(lambda: sklearn_fit(gallery.astype(np.float64), subspaces, clusters))
     ours.append(timed(lambda: own_fit(gallery, subspaces, clusters))[0])
     starts = sklearn_starts(gallery.astype(np.float64), subspaces, clusters)
-    same, _ = fit_codebook(torch.from_numpy(gallery).double(), subspaces, clusters, starts=starts)
-    same32, _ = fit_codebook(torch.from_numpy(gallery), subspaces, clusters, starts=starts)
+    same32, same = (
+        Codebook(
+            torch.stack([fit_mixture(part, start, clusters).means for part, start in zip(parts, starts, strict=True)])
+        )
+        for parts in (split(torch.from_numpy(gallery).to(kind), subspaces) for kind in (torch.float32, torch.float64))
+    )
     theirs = np.stack([m.means_ for m in exact])
     return {
         "own_s": min(ours),

@@ -12,7 +12,8 @@ import torch
 import zsbir
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.scoring import evaluate_embeddings, evaluate_scores
-from zsbir.matchers._codebook import Codebook, fit_codebook, split
+from zsbir.matchers._codebook import Codebook, split
+from zsbir.matchers._mixture import fit_mixture
 from zsbir.matchers.base import Matcher
 from zsbir.matchers.one_to_many import GRIDS, OneToMany
 from zsbir.types import Embeddings
@@ -245,7 +246,7 @@ def test_misuse_is_refused(gallery, queries):
         matcher.scores(Embeddings(torch.zeros(1, 16), np.zeros(1, dtype=np.int64)))
 
 
-def test_codebook_from_given_starts_equals_sklearn(case):
+def test_mixtures_from_given_starts_equal_sklearn(case):
     """What a fit as published gives, from its own k-means: the published codewords up to their order."""
     from sklearn.cluster import KMeans
     from sklearn.mixture import GaussianMixture
@@ -256,9 +257,9 @@ def test_codebook_from_given_starts_equals_sklearn(case):
         state = np.random.RandomState(0)
         starts.append(torch.from_numpy(KMeans(8, n_init=1, random_state=state).fit(part.numpy()).labels_).long())
         expected.append(GaussianMixture(8, random_state=0).fit(part.numpy()).means_)
-    codebook, notes = fit_codebook(vectors, 2, 8, starts=starts)
-    np.testing.assert_allclose(codebook.codewords.numpy(), np.stack(expected), atol=1e-9)
-    assert not notes
+    fitted = [fit_mixture(part, start, 8) for part, start in zip(split(vectors, 2), starts, strict=True)]
+    np.testing.assert_allclose(np.stack([mixture.means for mixture in fitted]), np.stack(expected), atol=1e-9)
+    assert not any(mixture.notes for mixture in fitted)
 
 
 @pytest.mark.cuda

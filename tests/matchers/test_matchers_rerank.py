@@ -142,8 +142,8 @@ def test_unreached_photos_follow_by_cosine():
 
 def test_neighbours_are_chunked_exactly():
     vectors = torch.nn.functional.normalize(torch.randn(57, 5), dim=1)
-    whole = top_neighbours(vectors, vectors, 6, skip_self=True)
-    parts = top_neighbours(vectors, vectors, 6, skip_self=True, chunk=10)
+    whole = top_neighbours(vectors, 6)
+    parts = top_neighbours(vectors, 6, chunk=10)
     assert torch.equal(whole[1], parts[1])
     assert not (whole[1] == torch.arange(57)[:, None]).any()
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zsbir.matchers._kmeans import KMeans, kmeans
+from zsbir.matchers._kmeans import kmeans
 from zsbir.matchers._mixture import bic, fit_mixture
 
 Rule = Literal["silhouette", "bic"]
@@ -19,15 +19,10 @@ STARTS = 3
 
 
 def silhouette(x: Tensor, labels: Tensor) -> float:
-    """Return the mean silhouette of a clustering (Rousseeuw 1987), in [−1, 1]; higher is better.
+    """Return the mean silhouette, in [−1, 1], of (n,) labels of (n, d) rows (Rousseeuw 1987); higher is better.
 
-    Args:
-        x: (n, d) float.
-        labels: (n,) int64, at least two clusters.
-
-    Returns:
-        The mean of ``(b − a) / max(a, b)``: a, mean Euclidean distance to the row's own cluster; b, to the nearest
-        other one. A row alone in its cluster counts 0.
+    It is the mean of (b − a) / max(a, b): a, mean Euclidean distance to the row's own cluster; b, to the nearest other
+    one. A row alone in its cluster counts 0.
     """
     _, compact = labels.unique(return_inverse=True)
     member = torch.nn.functional.one_hot(compact).to(x.dtype)
@@ -47,29 +42,17 @@ def candidates(most: int) -> list[int]:
     >>> candidates(24)
     [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 19, 21, 23]
     """
-    values = list(range(2, min(most, 16) + 1))
-    while values and values[-1] >= 16:
-        following = int(values[-1] * 1.12)
-        if following > most:
-            break
-        values.append(following)
-    return values
+    values = list(range(2, 17))
+    while values[-1] < most:
+        values.append(int(values[-1] * 1.12))
+    return [value for value in values if value <= most]
 
 
 def choose_clusters(x: Tensor, rule: Rule, most: int, seed: int) -> tuple[int, dict[int, float]]:
-    """Choose K for a gallery.
+    """Return K <= min(most, n / 4) for the (n, D) gallery, and the rating of each K that was tried; higher is better.
 
-    k-means clusters a sample of whole vectors for each candidate; the rule rates the clusterings (higher is better).
-    The neighbours of the best candidate are tried in a second round.
-
-    Args:
-        x: (n, D) float.
-        rule: ``"silhouette"``, or ``"bic"`` (negated, of a diagonal mixture started from the clustering).
-        most: Largest K tried; n / 4 where that is less.
-        seed: Of the sample and the starts.
-
-    Returns:
-        K, and the rating of each K that was tried.
+    k-means clusters a sample of whole vectors for each candidate, and the rule rates the clusterings (BIC negated, of a
+    diagonal mixture started from them). The neighbours of the best candidate are tried in a second round.
     """
     if len(x) > SAMPLE:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
@@ -79,8 +62,7 @@ def choose_clusters(x: Tensor, rule: Rule, most: int, seed: int) -> tuple[int, d
         return most, {}
 
     def rate(clusters: int) -> float:
-        runs: list[KMeans] = [kmeans(x, clusters, seed + start) for start in range(STARTS)]
-        best = min(runs, key=lambda run: run.inertia)
+        best = min((kmeans(x, clusters, seed + start) for start in range(STARTS)), key=lambda run: run.inertia)
         if best.empty:  # fewer distinct rows than clusters
             return -torch.inf
         if rule == "silhouette":
@@ -90,9 +72,6 @@ def choose_clusters(x: Tensor, rule: Rule, most: int, seed: int) -> tuple[int, d
     tried = candidates(most)
     ratings = {clusters: rate(clusters) for clusters in tried}
     place = tried.index(max(ratings, key=ratings.__getitem__))
-    low = tried[max(place - 1, 0)]
-    high = tried[min(place + 1, len(tried) - 1)]
-    for clusters in range(low, high + 1):
-        if clusters not in ratings:
-            ratings[clusters] = rate(clusters)
+    between = range(tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)] + 1)
+    ratings |= {clusters: rate(clusters) for clusters in between if clusters not in ratings}
     return max(ratings, key=ratings.__getitem__), dict(sorted(ratings.items()))

@@ -17,11 +17,7 @@ Model = Literal["full", "diagonal", "spherical", "k-means"]
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Codewords of each sub-space.
-
-    Attributes:
-        codewords: (M, K, D / M) float.
-    """
+    """Codewords (M, K, D / M) of each sub-space."""
 
     codewords: Tensor
 
@@ -33,10 +29,7 @@ class Codebook:
     def encode(self, vectors: Tensor) -> Tensor:
         """Return (n, M) int64: the nearest codeword of each (n, D) vector in each sub-space."""
         parts = split(vectors, len(self.codewords))
-        return torch.stack(
-            [nearest(part, words)[0] for part, words in zip(parts, self.codewords, strict=True)],
-            dim=1,
-        )
+        return torch.stack([nearest(*pair)[0] for pair in zip(parts, self.codewords, strict=True)], dim=1)
 
     def table(self, queries: Tensor) -> Tensor:
         """Return (q, M, K) squared Euclidean distances of (q, D) queries to each codeword."""
@@ -47,11 +40,7 @@ class Codebook:
 
 
 def split(vectors: Tensor, subspaces: int) -> list[Tensor]:
-    """Return the (n, D / M) parts of (n, D) vectors.
-
-    Raises:
-        ZsbirError: If M does not divide D.
-    """
+    """Return the (n, D / M) parts of (n, D) vectors; raises ZsbirError if M does not divide D."""
     width = vectors.shape[1]
     if width % subspaces:
         fit = [m for m in range(1, min(width, 16) + 1) if width % m == 0]
@@ -68,42 +57,22 @@ def fit_codebook(
     max_iter: int = 100,
     tol: float = 1e-3,
     reg: float = 1e-6,
-    starts: list[Tensor] | None = None,
 ) -> tuple[Codebook, list[str]]:
-    """Fit the codewords of each sub-space: component means of a mixture, or k-means centres.
+    """Return the codebook of the (n, D) gallery, and notes for the user on what was degenerate.
 
-    Args:
-        vectors: (n, D) float32 or float64, the gallery.
-        subspaces: M.
-        clusters: K.
-        model: Covariance of the mixture, or ``"k-means"``.
-        seed: Of the k-means start.
-        max_iter: Most EM iterations.
-        tol: Of the EM.
-        reg: Added to each variance.
-        starts: One (n,) int64 labelling a sub-space to start EM from, instead of k-means.
-
-    Returns:
-        The codebook, and notes on what was degenerate, for the user.
+    Codewords are k-means centres, or the component means of a mixture fitted by EM from that clustering.
     """
     words, notes = [], []
     for place, part in enumerate(split(vectors, subspaces)):
         where = f"sub-space {place + 1} of {subspaces}"
         part = part.contiguous()
-        if starts is None:
-            start = kmeans(part, clusters, seed)
-            if start.empty:
-                notes.append(f"{where}: {start.empty} of {clusters} clusters are empty, for want of distinct photos")
-            if model == "k-means":
-                words.append(start.centers)
-                continue
-            labels = start.labels
-        else:
-            labels = starts[place].to(part.device)
+        start = kmeans(part, clusters, seed)
+        if start.empty:
+            notes.append(f"{where}: {start.empty} of {clusters} clusters are empty, for want of distinct photos")
         if model == "k-means":
-            words.append(torch.stack([part[labels == k].mean(0) for k in range(clusters)]))
+            words.append(start.centers)
             continue
-        mixture = fit_mixture(part, labels, clusters, model, max_iter, tol, reg)
+        mixture = fit_mixture(part, start.labels, clusters, model, max_iter, tol, reg)
         words.append(mixture.means)
         notes += [f"{where}: {note}" for note in mixture.notes]
         if not mixture.converged:

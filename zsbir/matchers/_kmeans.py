@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class KMeans:
-    """A fitted k-means.
+class KMeans(NamedTuple):
+    """A fitted k-means."""
 
-    Attributes:
-        centers: (K, d) float.
-        labels: (n,) int64, the nearest centre of each row.
-        inertia: Sum of squared distances to the nearest centre.
-        iterations: Lloyd iterations that ran.
-        empty: Clusters that no row belongs to (only when there are fewer distinct rows than clusters).
-    """
-
-    centers: Tensor
-    labels: Tensor
-    inertia: float
+    centers: Tensor  # (K, d)
+    labels: Tensor  # (n,) int64, the nearest centre of each row
+    inertia: float  # sum of squared distances to the nearest centre
     iterations: int
-    empty: int
+    empty: int  # clusters without a row: there are fewer distinct rows than clusters
 
 
 def nearest(x: Tensor, centers: Tensor, chunk: int = 65536) -> tuple[Tensor, Tensor]:
-    """Return the nearest centre of each row and the squared distance to it.
-
-    Args:
-        x: (n, d) float.
-        centers: (K, d) float.
-        chunk: Rows at a time; bounds memory to ``chunk * K``.
-
-    Returns:
-        (n,) int64 positions in `centers` (the first of equals), and (n,) float squared distances.
-    """
+    """Return (n,) the nearest of (K, d) `centers` to each row of (n, d) `x`, the first of equals, and (n,) ‖x − c‖²."""
     labels, squared = [], []
     half = 0.5 * centers.square().sum(1)
-    for rows in x.split(chunk):
+    for rows in x.split(chunk):  # bounds memory to chunk · K
         # ½‖c‖² − x·c orders centres as ‖x − c‖² does; ‖x‖² is added only where it is needed.
         best = torch.addmm(half, rows, centers.T, alpha=-1).min(dim=1)
         labels.append(best.indices)
@@ -50,16 +33,14 @@ def nearest(x: Tensor, centers: Tensor, chunk: int = 65536) -> tuple[Tensor, Ten
 
 def _plus_plus(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     """Return (K, d) starting centres by greedy k-means++ (Arthur and Vassilvitskii 2007), as scikit-learn does."""
-    trials = 2 + int(torch.tensor(float(clusters)).log())
+    trials = 2 + int(math.log(clusters))
     squares = x.square().sum(1)
 
     def distances(rows: Tensor) -> Tensor:
-        points = x[rows]
-        return (squares + squares[rows, None] - 2 * points @ x.T).clamp_min_(0)
+        return (squares + squares[rows, None] - 2 * x[rows] @ x.T).clamp_min_(0)
 
-    first = torch.randint(len(x), (1,), generator=generator).to(x.device)
-    chosen = [first]
-    closest = distances(first)[0]
+    chosen = [torch.randint(len(x), (1,), generator=generator).to(x.device)]
+    closest = distances(chosen[0])[0]
     for _ in range(clusters - 1):
         cumulative = closest.double().cumsum(0)
         draws = torch.rand(trials, generator=generator, dtype=torch.float64).to(x.device) * cumulative[-1]
@@ -71,40 +52,25 @@ def _plus_plus(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     return x[torch.cat(chosen)]
 
 
-def _means(x: Tensor, labels: Tensor, squared: Tensor, centers: Tensor) -> tuple[Tensor, int]:
-    """Return the mean of each cluster, and how many are empty; an empty one moves to the row furthest from its own."""
+def _means(x: Tensor, labels: Tensor, squared: Tensor, centers: Tensor) -> Tensor:
+    """Return the mean of each cluster; an empty one moves to the row furthest from its own."""
     counts = torch.bincount(labels, minlength=len(centers))
     sums = torch.zeros_like(centers).index_add_(0, labels, x)
     means = sums / counts.clamp_min(1).to(x.dtype)[:, None]
     vacant = (counts == 0).nonzero().flatten()
     if len(vacant):
         far = squared.topk(len(vacant)).indices
-        movable = squared[far] > 0
-        means[vacant] = torch.where(movable[:, None], x[far], centers[vacant])
-    return means, len(vacant)
+        means[vacant] = torch.where((squared[far] > 0)[:, None], x[far], centers[vacant])
+    return means
 
 
 def kmeans(
-    x: Tensor,
-    clusters: int,
-    seed: int = 0,
-    max_iter: int = 300,
-    tol: float = 1e-4,
-    start: Tensor | None = None,
+    x: Tensor, clusters: int, seed: int = 0, max_iter: int = 300, tol: float = 1e-4, start: Tensor | None = None
 ) -> KMeans:
-    """Cluster the rows of `x`.
+    """Cluster the rows of (n, d) `x`, from (K, d) `start` or by k-means++.
 
-    Args:
-        x: (n, d) float, CPU or CUDA.
-        clusters: K, at most n.
-        seed: Of the start. Draws are made on the CPU, so every device starts alike.
-        max_iter: Most Lloyd iterations.
-        tol: Stop when the squared move of all centres is at most `tol` times the mean variance of a column
-            (scikit-learn's rule), or when no label changes.
-        start: (K, d) centres to start from, instead of k-means++.
-
-    Returns:
-        The clusters, with labels that belong to the returned centres.
+    It stops when the squared move of all centres is at most `tol` times the mean variance of a column (scikit-learn's
+    rule), or when no label changes. Draws are made on the CPU, so that every device starts alike.
     """
     shift = x.mean(0)
     x = x - shift  # distances by products lose less to rounding around 0
@@ -114,10 +80,9 @@ def kmeans(
     labels, squared = nearest(x, centers)
     iterations = 0
     for iterations in range(1, max_iter + 1):  # noqa: B007
-        moved, _ = _means(x, labels, squared, centers)
+        moved, before = _means(x, labels, squared, centers), labels
         step = float((moved - centers).square().sum())
         centers = moved
-        before = labels
         labels, squared = nearest(x, centers)
         if step <= threshold or torch.equal(labels, before):
             break

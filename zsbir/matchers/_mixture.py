@@ -9,7 +9,7 @@ where it can no longer matter. Both leave out less than float64 rounding.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -25,34 +25,17 @@ BLOCK = 64
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A fitted Gaussian mixture.
+    """A fitted Gaussian mixture of K components."""
 
-    Attributes:
-        weights: (K,) float, sums to 1.
-        means: (K, d) float.
-        factors: Cholesky factor of each precision, upper triangular (K, d, d) (full), or the inverse standard
-            deviations (K, d) (diagonal) and (K,) (spherical).
-        covariance: Which of the three.
-        log_likelihood: Mean log density of a row, before the last update, as scikit-learn's ``lower_bound_``.
-        iterations: EM iterations that ran.
-        converged: Whether the change fell under the tolerance.
-        notes: What was degenerate and how it was handled; empty in the normal case.
-    """
-
-    weights: Tensor
-    means: Tensor
+    weights: Tensor  # (K,), sums to 1
+    means: Tensor  # (K, d)
+    # Upper triangular Cholesky factors of the precisions (K, d, d), or inverse deviations (K, d) or (K,).
     factors: Tensor
     covariance: Covariance
-    log_likelihood: float = -math.inf
+    log_likelihood: float = -math.inf  # mean log density of a row before the last update: scikit-learn's lower_bound_
     iterations: int = 0
     converged: bool = False
-    notes: tuple[str, ...] = ()
-
-    def parameters(self) -> int:
-        """Return the number of free parameters, for the BIC."""
-        count, width = self.means.shape
-        shape = {"full": count * width * (width + 1) // 2, "diagonal": count * width, "spherical": count}
-        return shape[self.covariance] + count * width + count - 1
+    notes: tuple[str, ...] = ()  # what was degenerate, and how it was handled
 
 
 def _log_constants(mixture: Mixture) -> Tensor:
@@ -60,11 +43,8 @@ def _log_constants(mixture: Mixture) -> Tensor:
     width = mixture.means.shape[1]
     factors = mixture.factors.double()
     if mixture.covariance == "full":
-        log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)
-    elif mixture.covariance == "diagonal":
-        log_det = factors.log().sum(1)
-    else:
-        log_det = width * factors.log()
+        factors = factors.diagonal(dim1=1, dim2=2)
+    log_det = width * factors.log() if mixture.covariance == "spherical" else factors.log().sum(1)
     return mixture.weights.double().log() + log_det - 0.5 * width * math.log(2 * math.pi)
 
 
@@ -74,17 +54,14 @@ def _log_full(x: Tensor, mean: Tensor, factor: Tensor, constant: float, floor: T
     The factor is upper triangular: the first columns of ``(x − mean) @ factor`` need the first columns of x alone, and
     their squares only ever add to the distance. So rows drop out as soon as the bound is under `floor` (n,).
     """
-    rows = torch.arange(len(x), device=x.device)
-    left = x
+    rows, left = torch.arange(len(x), device=x.device), x
     squared = x.new_zeros(len(x))
-    width = x.shape[1]
-    for start in range(0, width, BLOCK):
-        end = min(start + BLOCK, width)
+    for start in range(0, x.shape[1], BLOCK):
+        end = min(start + BLOCK, x.shape[1])
         squared = squared + ((left[:, :end] - mean[:end]) @ factor[:end, start:end]).square().sum(1)
         if floor is not None:
             alive = constant - 0.5 * squared > floor[rows]
-            kept = int(alive.sum())
-            if kept < 0.7 * len(rows):  # copying the rows that stay must pay
+            if int(alive.sum()) < 0.7 * len(rows):  # copying the rows that stay must pay
                 rows, squared = rows[alive], squared[alive]
                 left = x[rows]
     return rows, constant - 0.5 * squared
@@ -93,28 +70,22 @@ def _log_full(x: Tensor, mean: Tensor, factor: Tensor, constant: float, floor: T
 def _log_densities(x: Tensor, mixture: Mixture, first: Tensor) -> Tensor:
     """Return (n, K) weighted log densities; −inf where a component is negligible.
 
-    Args:
-        x: (n, d) float.
-        mixture: The components.
-        first: (n,) int64, a likely component of each row (it only decides how much is left out early).
+    (n,) `first` is a likely component of each row: it only decides how much is left out early.
     """
-    constants = _log_constants(mixture).tolist()
-    count = len(mixture.means)
+    components = list(zip(mixture.means, mixture.factors, _log_constants(mixture).tolist(), strict=True))
     if mixture.covariance != "full":
-        columns = [
-            constants[k] - 0.5 * ((x - mixture.means[k]) * mixture.factors[k]).square().sum(1) for k in range(count)
-        ]
+        columns = [constant - 0.5 * ((x - mean) * factor).square().sum(1) for mean, factor, constant in components]
         return torch.stack(columns, dim=1)
-    densities = x.new_full((len(x), count), -math.inf)
+    densities = x.new_full((len(x), len(components)), -math.inf)
     floor = x.new_full((len(x),), -math.inf)
-    for k in range(count):
+    for k, component in enumerate(components):
         own = (first == k).nonzero().flatten()
-        _, value = _log_full(x[own], mixture.means[k], mixture.factors[k], constants[k], None)
+        _, value = _log_full(x[own], *component, None)
         densities[own, k] = value
         floor[own] = value - NEGLIGIBLE
-    for k in range(count):
+    for k, component in enumerate(components):
         other = (first != k).nonzero().flatten()
-        rows, value = _log_full(x[other], mixture.means[k], mixture.factors[k], constants[k], floor[other])
+        rows, value = _log_full(x[other], *component, floor[other])
         densities[other[rows], k] = value
     return densities
 
@@ -127,21 +98,24 @@ def log_likelihood(x: Tensor, mixture: Mixture) -> float:
 
 def bic(x: Tensor, mixture: Mixture) -> float:
     """Return the Bayesian information criterion of the (n, d) rows; lower is better."""
-    return -2 * len(x) * log_likelihood(x, mixture) + mixture.parameters() * math.log(len(x))
+    count, width = mixture.means.shape
+    shape = {"full": count * width * (width + 1) // 2, "diagonal": count * width, "spherical": count}
+    parameters = shape[mixture.covariance] + count * width + count - 1
+    return -2 * len(x) * log_likelihood(x, mixture) + parameters * math.log(len(x))
 
 
 def _factor(covariance: Tensor, reg: float, which: int, notes: list[str]) -> Tensor:
     """Return the upper triangular (d, d) factor of the precision, by Cholesky in float64."""
     matrix = covariance.double()
     matrix.diagonal().add_(reg)
+    identity = torch.eye(len(matrix)).to(matrix)
     ridge = 0.0
     lower, failed = torch.linalg.cholesky_ex(matrix)
     while int(failed):
         ridge = max(10 * ridge, 10 * reg, 1e-10 * float(matrix.diagonal().mean()))
-        lower, failed = torch.linalg.cholesky_ex(matrix + ridge * torch.eye(len(matrix)).to(matrix))
+        lower, failed = torch.linalg.cholesky_ex(matrix + ridge * identity)
     if ridge:
         notes.append(f"component {which} is degenerate (its rows span fewer dimensions): {ridge:.1e} was added")
-    identity = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
     inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
     return inverse.T.to(covariance.dtype)
 
@@ -167,8 +141,8 @@ def _component(x: Tensor, share: Tensor, previous: Tensor, covariance: Covarianc
 def _update(x: Tensor, shares: Tensor, before: Tensor, covariance: Covariance, reg: float, notes: list[str]) -> Mixture:
     """The M step: weights, means and factors from the (n, K) responsibilities."""
     totals, means, factors = [], [], []
-    for k in range(shares.shape[1]):
-        total, mean, spread = _component(x, shares[:, k].contiguous(), before[k], covariance)
+    for k, share in enumerate(shares.T):
+        total, mean, spread = _component(x, share.contiguous(), before[k], covariance)
         if float(total) < 1e-8:
             notes.append(f"component {k} is empty: it keeps its mean and takes no weight")
         totals.append(total + 10 * torch.finfo(x.dtype).eps)
@@ -187,19 +161,9 @@ def fit_mixture(
     tol: float = 1e-3,
     reg: float = 1e-6,
 ) -> Mixture:
-    """Fit a Gaussian mixture by EM.
+    """Fit a mixture to (n, d) rows by EM, from the hard start of (n,) int64 labels in [0, K), as k-means gives it.
 
-    Args:
-        x: (n, d) float32 or float64, CPU or CUDA.
-        labels: (n,) int64 in [0, K): the hard start, as k-means gives it.
-        clusters: K.
-        covariance: Shape of the components.
-        max_iter: Most iterations.
-        tol: Stop when the mean log density changes by less.
-        reg: Added to each variance.
-
-    Returns:
-        The mixture; its `notes` say what was empty or degenerate.
+    It stops when the mean log density changes by less than `tol`; `reg` is added to each variance.
     """
     shift = x.mean(0)
     x = x - shift
@@ -212,12 +176,11 @@ def fit_mixture(
         evidence = densities.logsumexp(1)
         before, lower = lower, float(evidence.double().mean())
         first = densities.argmax(1)
-        shares = (densities - evidence[:, None]).exp_()
         notes = []  # of the last update: an earlier one may have healed
-        mixture = _update(x, shares, mixture.means, covariance, reg, notes)
-        if abs(lower - before) < tol:
-            converged = True
+        mixture = _update(x, (densities - evidence[:, None]).exp_(), mixture.means, covariance, reg, notes)
+        if converged := abs(lower - before) < tol:
             break
-    return Mixture(
-        mixture.weights, mixture.means + shift, mixture.factors, covariance, lower, iterations, converged, tuple(notes)
-    )
+    return replace(
+        mixture, means=mixture.means + shift, log_likelihood=lower, iterations=iterations, converged=converged,
+        notes=tuple(notes),
+    )  # fmt: skip

@@ -30,29 +30,20 @@ def same_width(queries: Embeddings, width: int) -> None:
         )
 
 
-def top_neighbours(
-    vectors: Tensor, others: Tensor, most: int, skip_self: bool = False, chunk: int = 1024
-) -> tuple[Tensor, Tensor]:
-    """Return the most similar rows of `others` for each row of `vectors`, chunk by chunk.
+def unit_queries(queries: Embeddings, gallery: Tensor) -> Tensor:
+    """Return (q, D) queries of length 1, of the gallery's type and device; raises ZsbirError if the widths differ."""
+    same_width(queries, gallery.shape[1])
+    return normalise(queries.vectors.to(gallery))
 
-    Args:
-        vectors: (n, D) float, of length 1.
-        others: (m, D) float, of length 1.
-        most: How many, at most m (m − 1 with `skip_self`).
-        skip_self: `vectors` is `others`, and a row is not its own neighbour.
-        chunk: Rows of `vectors` at a time; bounds memory to ``chunk * m``.
 
-    Returns:
-        (n, most) cosine similarities, descending, and (n, most) int64 positions.
+def top_neighbours(vectors: Tensor, most: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """Return the `most` rows nearest to each of the (n, D) rows of length 1, itself left out, chunk by chunk.
+
+    Returns (n, min(most, n − 1)) cosine similarities, descending, and int64 positions; memory is bounded to chunk · n.
     """
-    most = min(most, len(others) - int(skip_self))
-    values, places = [], []
+    found = []
     for start in range(0, len(vectors), chunk):
-        similar = vectors[start : start + chunk] @ others.T
-        if skip_self:
-            rows = torch.arange(len(similar), device=similar.device)
-            similar[rows, rows + start] = -torch.inf
-        best = similar.topk(most, dim=1)
-        values.append(best.values)
-        places.append(best.indices)
-    return torch.cat(values), torch.cat(places)
+        similar = vectors[start : start + chunk] @ vectors.T
+        similar.diagonal(start).fill_(-torch.inf)
+        found.append(similar.topk(min(most, len(vectors) - 1), dim=1))
+    return torch.cat([best.values for best in found]), torch.cat([best.indices for best in found])

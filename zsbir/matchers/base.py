@@ -94,11 +94,9 @@ class Matcher:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Self:
-        """Read a matcher that `save` wrote, ready for `scores` without fitting again; ``Matcher.load`` reads any kind.
+        """Read from `folder` a matcher that `save` wrote, ready for `scores`, with its tensors on `device`.
 
-        Args:
-            folder: Where it is.
-            device: Where its tensors go.
+        ``Matcher.load`` reads any kind.
 
         Raises:
             ZsbirError: If a file is missing or is not what it should be, or holds another kind of matcher.

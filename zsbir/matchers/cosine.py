@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, same_width
+from zsbir.matchers._vectors import normalise, unit_queries
 from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
@@ -23,5 +23,4 @@ class CosineMatcher(Matcher):
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) cosines; a zero vector scores 0 with everything."""
-        same_width(queries, self._gallery.shape[1])
-        return normalise(queries.vectors.to(self._gallery)) @ self._gallery.T
+        return unit_queries(queries, self._gallery) @ self._gallery.T

@@ -11,7 +11,7 @@ from torch import Tensor
 from zsbir.arguments import Count, NonNegative, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, same_width, top_neighbours
+from zsbir.matchers._vectors import normalise, top_neighbours, unit_queries
 from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
@@ -47,11 +47,8 @@ class Diffusion(Matcher):
         gamma: NonNegative = 3.0,
         iterations: Count = 20,
     ) -> None:
-        self.neighbours = neighbours
-        self.query_neighbours = query_neighbours
-        self.alpha = alpha
-        self.gamma = gamma
-        self.iterations = iterations
+        self.neighbours, self.query_neighbours = neighbours, query_neighbours
+        self.alpha, self.gamma, self.iterations = alpha, gamma, iterations
 
     def fit(self, gallery: Embeddings) -> Diffusion:
         """Build the graph: n · k entries.
@@ -62,7 +59,7 @@ class Diffusion(Matcher):
         vectors = normalise(gallery.vectors.float())
         if len(vectors) < 2:
             raise ZsbirError("diffusion needs a gallery of at least two photos")
-        values, places = top_neighbours(vectors, vectors, self.neighbours, skip_self=True)
+        values, places = top_neighbours(vectors, self.neighbours)
         count = len(vectors)
         rows = torch.arange(count, device=vectors.device).repeat_interleave(places.shape[1])
         columns = places.flatten()
@@ -83,10 +80,8 @@ class Diffusion(Matcher):
 
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n): the diffused scores where they are positive, elsewhere cosine − 1 (at most 0)."""
-        gallery = self._gallery
-        same_width(queries, gallery.shape[1])
-        similar = normalise(queries.vectors.float().to(gallery.device)) @ gallery.T
-        best = similar.topk(min(self.query_neighbours, len(gallery)), dim=1)
+        similar = unit_queries(queries, self._gallery) @ self._gallery.T
+        best = similar.topk(min(self.query_neighbours, len(self._gallery)), dim=1)
         start = torch.zeros_like(similar).scatter_(1, best.indices, best.values.clamp_min(0).pow(self.gamma))
         found = self._solve(start.T.contiguous()).T
         return torch.where(found > 0, found, similar.clamp_max(1) - 1)
@@ -94,8 +89,7 @@ class Diffusion(Matcher):
     def _solve(self, right: Tensor) -> Tensor:
         """Solve (I − αS) f = y for the columns y of `right` (n, q); each column steps by itself."""
         answer = torch.zeros_like(right)
-        residual = right.clone()
-        direction = residual.clone()
+        residual, direction = right.clone(), right.clone()
         energy = residual.square().sum(0)
         tiny = torch.finfo(right.dtype).tiny
         for _ in range(self.iterations):

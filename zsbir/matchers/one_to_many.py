@@ -91,16 +91,10 @@ class OneToMany(Matcher):
         if sweep is not None and sweep not in GRIDS:
             raise ZsbirError(f"there is no sweep {sweep!r}. {close_matches(sweep, list(GRIDS))}")
         self.grid = None if sweep is None else GRIDS[sweep]
-        self.subspaces = subspaces
-        self.clusters = clusters
-        self.model = model
-        self.weight = weight
-        self.normalise = normalise
-        self.choose = choose
-        self.most_clusters = most_clusters
-        self.seed = seed
+        self.subspaces, self.clusters, self.model = subspaces, clusters, model
+        self.weight, self.normalise, self.precision = weight, normalise, precision
+        self.choose, self.most_clusters, self.seed = choose, most_clusters, seed
         self.em: dict[str, Any] = {"max_iter": max_iter, "tol": tol, "reg": reg}
-        self.precision = precision
         self.ratings: dict[int, float] = {}
         self._chosen = ""
 
@@ -108,13 +102,11 @@ class OneToMany(Matcher):
         """Return one matcher for each M and K of the sweep, or just this one if there is none."""
         if self.grid is None:
             return [self]
-        spec = {**spec_of(self), "sweep": None}
-        settings = [{"subspaces": m, "clusters": k} for m in self.grid[0] for k in self.grid[1]]
-        built = [MATCHERS.build(spec, **setting) for setting in settings]
-        return [matcher for matcher in built if isinstance(matcher, OneToMany)]
+        more = {k: v for k, v in spec_of(self).items() if k not in ("name", "sweep", "subspaces", "clusters")}
+        return [OneToMany(m, k, **more) for m in self.grid[0] for k in self.grid[1]]
 
     def fit(self, gallery: Embeddings) -> OneToMany:
-        """Fit the codebook on the gallery and encode it.
+        """Choose K, fit the codebook and encode the gallery; degenerate fits give a warning.
 
         Raises:
             ZsbirError: If M does not divide the width, the gallery is empty, or the matcher stands for a sweep.
@@ -127,7 +119,14 @@ class OneToMany(Matcher):
         vectors = self._prepare(gallery)
         if not len(vectors):
             raise ZsbirError("one-to-many: the gallery is empty")
-        clusters, notes = self._count(vectors)
+        notes = []
+        if self.clusters == "auto":
+            clusters, self.ratings = choose_clusters(vectors, self.choose, self.most_clusters, self.seed)
+            self._chosen = f"chosen by {self.choose} on the gallery without labels"
+        else:
+            clusters, self._chosen = min(self.clusters, len(vectors)), "given"
+            if clusters < self.clusters:
+                notes = [f"clusters={self.clusters} but only {clusters} photos: one cluster a photo"]
         codebook, more = fit_codebook(vectors, self.subspaces, clusters, self.model, self.seed, **self.em)
         for note in notes + more:
             warnings.warn(f"one-to-many: {note}", stacklevel=2)
@@ -155,7 +154,11 @@ class OneToMany(Matcher):
         """Return (q, n) negated fused distances, on the gallery's device."""
         same_width(queries, self.codebook.width)
         asked = self._prepare(queries).to(self._vectors)
-        near = (self.codeword_distances(asked) * -self.weight).index_select(1, self._place)
+        table = self.codebook.table(asked)
+        total = table[:, 0].index_select(1, self._distinct[:, 0])  # Σ_m ‖q_m − c_m‖² for each different code
+        for m in range(1, table.shape[1]):
+            total += table[:, m].index_select(1, self._distinct[:, m])
+        near = (total * -self.weight).index_select(1, self._place)
         if self.weight == 1:
             return near
         # Moved to the gallery's mean, products lose less to rounding.
@@ -163,14 +166,6 @@ class OneToMany(Matcher):
         plain = torch.addmm(self._squares, asked, self._moved.T, alpha=-2)
         plain.add_(asked.square().sum(1, keepdim=True)).clamp_(min=0).sqrt_()
         return near.add_(plain, alpha=self.weight - 1)
-
-    def codeword_distances(self, queries: Tensor) -> Tensor:
-        """Return (q, U) Σ_m ‖q_m − c_m‖² for each of the U different codes in the gallery."""
-        table = self.codebook.table(queries)
-        total = table[:, 0].index_select(1, self._distinct[:, 0])
-        for m in range(1, table.shape[1]):
-            total += table[:, m].index_select(1, self._distinct[:, m])
-        return total
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what `save` writes: the smallest integer type for codes, vectors only if they are scored."""
@@ -205,17 +200,6 @@ class OneToMany(Matcher):
     def _prepare(self, embeddings: Embeddings) -> Tensor:
         vectors = embeddings.vectors.to(getattr(torch, self.precision))
         return normalise(vectors) if self.normalise else vectors
-
-    def _count(self, vectors: Tensor) -> tuple[int, list[str]]:
-        """Return K, and a note if the gallery is too small for the K that was asked for."""
-        if self.clusters == "auto":
-            clusters, self.ratings = choose_clusters(vectors, self.choose, self.most_clusters, self.seed)
-            self._chosen = f"chosen by {self.choose} on the gallery without labels"
-            return clusters, []
-        self._chosen = "given"
-        if self.clusters > len(vectors):
-            return len(vectors), [f"clusters={self.clusters} but only {len(vectors)} photos: one cluster a photo"]
-        return self.clusters, []
 
     def _take(self, codebook: Codebook, vectors: Tensor) -> None:
         self.codebook = Codebook(codebook.codewords.to(vectors))

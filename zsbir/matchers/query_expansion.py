@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zsbir.arguments import Count, NonNegative
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, same_width
+from zsbir.matchers._vectors import normalise, unit_queries
 from zsbir.matchers.base import Fitted, Matcher
 from zsbir.types import Embeddings
 
@@ -28,9 +28,7 @@ class QueryExpansion(Matcher):
     _gallery = Fitted[Tensor]()
 
     def __init__(self, neighbours: Count = 10, alpha: NonNegative = 3.0, rounds: Count = 1) -> None:
-        self.neighbours = neighbours
-        self.alpha = alpha
-        self.rounds = rounds
+        self.neighbours, self.alpha, self.rounds = neighbours, alpha, rounds
 
     def fit(self, gallery: Embeddings) -> QueryExpansion:
         """Take the gallery's vectors in, at length 1."""
@@ -40,8 +38,7 @@ class QueryExpansion(Matcher):
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) cosine similarities in [−1, 1] to the expanded queries."""
         gallery = self._gallery
-        same_width(queries, gallery.shape[1])
-        query = normalise(queries.vectors.float().to(gallery.device))
+        query = unit_queries(queries, gallery)
         for _ in range(self.rounds):
             best = (query @ gallery.T).topk(min(self.neighbours, len(gallery)), dim=1)
             weights = best.values.clamp_min(0).pow(self.alpha)

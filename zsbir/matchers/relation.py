@@ -11,9 +11,9 @@ from torch import Tensor
 
 from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json
+from zsbir.files import read_json, reading
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, same_width
+from zsbir.matchers._vectors import normalise, unit_queries
 from zsbir.matchers.base import Fitted, Matcher
 from zsbir.pairs import CrossRelation, InteractionDecoder, sequence
 from zsbir.types import Embeddings
@@ -37,10 +37,8 @@ def load_pairs(source: str | Path) -> Pairs:
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise ZsbirError(f"{path} holds no checkpoint: the matcher 'relation' needs weights=RUN of a puxim or zse")
-    try:
+    with reading("weights file", file):
         state = load_file(file)
-    except Exception as error:  # safetensors raises its own kinds for broken files
-        raise ZsbirError(f"the weights file {file} cannot be read: {error}") from error
     record = file.with_name("method.json")
     spec = read_json(record)["method"] if record.is_file() else {}
     for prefix, make in (("interaction.", _interaction), ("relation.", _relation)):
@@ -61,8 +59,8 @@ def _interaction(own: dict[str, Tensor], spec: dict[str, Any]) -> Pairs:
 def _relation(own: dict[str, Tensor], spec: dict[str, Any]) -> Pairs:
     channels, dim = own["reduce.weight"].shape[:2]
     side = 2 * round(own["network.0.weight"].shape[1] ** 0.25)
-    hidden = own["of_sketches.0.feed.0.weight"].shape[0]
-    layers, layout = _count(own, "of_sketches."), spec.get("layout", "grid")
+    hidden, layers = own["of_sketches.0.feed.0.weight"].shape[0], _count(own, "of_sketches.")
+    layout = spec.get("layout", "grid")
     return CrossRelation(dim, (side, side), spec.get("heads", 8), hidden, layers, channels, layout=layout)
 
 
@@ -121,32 +119,27 @@ class RelationMatcher(Matcher):
     @torch.inference_mode()
     def scores(self, queries: Embeddings) -> Tensor:
         """Return (q, n) float scores on the gallery's device."""
-        same_width(queries, self._vectors.shape[1])
-        tokens = _tokens_of(queries, "queries")
         start = time.perf_counter()
-        cosine = normalise(queries.vectors.float().to(self._vectors.device)) @ self._vectors.T
+        cosine = unit_queries(queries, self._vectors) @ self._vectors.T
+        tokens = _tokens_of(queries, "queries")
+        assert self.network is not None  # `fit` made sure
         best = cosine.topk(min(self.top, cosine.shape[1]), dim=1).indices
-        rows = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1])
-        columns = best.flatten()
+        rows, columns = torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1]), best.flatten()
         same = [
-            self._decode(queries.vectors, tokens, r, c)
-            for r, c in zip(torch.split(rows, self.chunk), torch.split(columns, self.chunk), strict=True)
+            self.network.same(
+                self._sequence(queries.vectors, tokens, r), self._sequence(self._gallery, self._tokens, c)
+            )
+            for r, c in zip(rows.split(self.chunk), columns.split(self.chunk), strict=True)
         ]
         cosine[rows, columns] = 2 + torch.cat(same)
         self.pairs += len(rows)
         self.seconds += time.perf_counter() - start
         return cosine
 
-    def _decode(self, vectors: Tensor, tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        assert self.network is not None  # `fit` made sure
+    def _sequence(self, vectors: Tensor, tokens: Tensor, which: Tensor) -> Tensor:
+        """Return what the network reads of the chosen images, on the gallery's device."""
         device = self._vectors.device
-
-        def rows_of(held: Tensor, which: Tensor) -> Tensor:
-            return held[which.to(held.device)].to(device).float()
-
-        sketch = sequence(rows_of(vectors, rows), rows_of(tokens, rows))
-        photo = sequence(rows_of(self._gallery, columns), rows_of(self._tokens, columns))
-        return self.network.same(sketch, photo)
+        return sequence(*(held[which.to(held.device)].to(device).float() for held in (vectors, tokens)))
 
     def describe(self) -> str:
         """Return settings and cost: the pairs scored so far, and the time it took."""
