@@ -171,6 +171,7 @@ def test_health_metrics_openapi_page(web):
     assert set(web.get("/openapi.json").json()["paths"]) == {
         "/search",
         "/photo/{number}",
+        "/link/{number}",
         "/folders",
         "/health",
         "/metrics",

@@ -22,6 +22,7 @@ def search(
     candidates: int = CANDIDATES,
     json: bool = False,
     picture: Path | None = None,
+    link: str | None = None,
     model: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
@@ -40,6 +41,7 @@ def search(
         candidates: How many of the nearest photos another matcher looks at.
         json: Print JSON.
         picture: Also draw sketches and photos into this file.
+        link: Also print each photo's page in your photo manager, see `zsbir serve --help`.
         model: The model for the sketches; it must be the one that made the index. Default: the index's own copy.
         device: Where to run.
     """
@@ -51,6 +53,7 @@ def search(
     from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
     from zsbir.search.index import Hit, Index
+    from zsbir.search.managers import Links
     from zsbir.search.query import open_query
 
     if not sketches and text is None:
@@ -61,6 +64,7 @@ def search(
         raise ZsbirError("--candidates is for other matchers than cosine: name one with --matcher")
     if mix != 0.5 and (text is None or not sketches):
         raise ZsbirError("--mix weighs --text against the sketches: give both")
+    links = None if link is None else Links(link)
     opened = Index.load(index, model, choose_device(device))
     images: list[Image.Image | None] = [open_query(sketch) for sketch in sketches]
     images = images or [None]
@@ -68,19 +72,28 @@ def search(
     rows: list[list[Hit]] = [
         opened.search(image, k, text=text, mix=mix, matcher=how, candidates=candidates) for image in images
     ]
+    pages: dict[int, str | None] = {}
+    if links is not None:
+        entries = {hit.id: opened.catalog.entry(hit.id) for hits in rows for hit in hits}
+        pages = {number: links.page(entry) for number, entry in entries.items() if entry is not None}
     opened.close()
     names = [str(sketch) for sketch in sketches] or [str(text)]
     if json:
         found = [
-            {"query": name, "hits": [{"path": hit.path, "score": hit.score, "id": hit.id} for hit in hits]}
+            {"query": name, "hits": [
+                {"path": hit.path, "score": hit.score, "id": hit.id, **({"link": pages[hit.id]} if pages else {})}
+                for hit in hits
+            ]}
             for name, hits in zip(names, rows, strict=True)
-        ]
+        ]  # fmt: skip
         print(json_module.dumps(found, indent=1, ensure_ascii=False))
     else:
         for name, hits in zip(names, rows, strict=True):
             print(name)
             for hit in hits:
                 print(f"  {hit.score:7.4f}  {hit.path}")
+                if pages.get(hit.id):
+                    print(f"           {pages[hit.id]}")
     if picture is not None:
         from zsbir.search.picture import draw_hits
 

@@ -15,6 +15,7 @@ def serve(
     token: str | None = None,
     name: tuple[str, ...] = (),
     originals: bool = False,
+    link: str | None = None,
     rate: float = 50.0,
     max_upload: int = 8_000_000,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -30,15 +31,19 @@ def serve(
         token: The token; default: the environment's ZSBIR_TOKEN, or one is made and printed.
         name: Further names the server is called by, such as a proxy's.
         originals: Also serve the photo files as they are, with position and camera data.
+        link: Each photo's page in your photo manager, with {id} (Immich, PhotoPrism; the key to its API is in
+            IMMICH_API_KEY or PHOTOPRISM_TOKEN) or {path} in it: https://photos.example/photos/{id}.
         rate: Requests a second of one client.
         max_upload: Largest drawing in bytes.
         device: Where to run.
     """
     import os
+    from dataclasses import replace
 
     from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
     from zsbir.search.index import Index
+    from zsbir.search.managers import Links
     from zsbir.search.uploads import Limits
     from zsbir.search.web.serve import serve as run
     from zsbir.search.web.serve import settings_for
@@ -46,6 +51,7 @@ def serve(
     if max_upload < 1:
         raise ZsbirError(f"--max-upload {max_upload}: a drawing has at least one byte")
     settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
+    settings = replace(settings, links=None if link is None else Links(link))
     opened = Index.load(index, device=choose_device(device))
 
     def ready(address: str) -> None:

@@ -137,6 +137,14 @@ class Catalog:
             row = self._db.execute("SELECT path FROM photos WHERE id = ?", (photo,)).fetchone()
         return None if row is None else str(row[0])
 
+    def entry(self, photo: int) -> Entry | None:
+        """Return one photo, or None."""
+        with self._using():
+            row = self._db.execute(
+                "SELECT path, digest, size, changed, source FROM photos WHERE id = ?", (photo,)
+            ).fetchone()
+        return None if row is None else Entry(*row)
+
     def id_of(self, path: str) -> int | None:
         """Return the id of a path, or None."""
         with self._using():

@@ -22,11 +22,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from zsbir.data.images import load_image
 from zsbir.errors import ZsbirError
+from zsbir.search.catalog import Entry
 from zsbir.search.index import Hit, Index
 from zsbir.search.uploads import Limits, RefusedError
 from zsbir.search.web.bodies import Bodies
@@ -76,18 +77,26 @@ class Site:
 
     async def photo(self, request: Request) -> Response:
         """A photo of the index, by its number: a new JPEG without metadata."""
-        name = request.path_params["number"]
-        number = int(name) if name.isascii() and name.isdigit() and len(name) < 19 else -1
-        path = self.index.catalog.path(number)
-        if path is None:
-            return problem(404, f"there is no photo {name[:20]}")
+        number, entry = self._entry(request)
         if request.query_params.get("original") == "1":
             if not self.settings.originals:
                 return problem(403, "originals are not served here")
-            return FileResponse(path)
+            return FileResponse(entry.path)
         side = 1024 if request.query_params.get("size") == "large" else 256
-        data = await self._working(partial(self._thumbnail, number, path, side))
+        data = await self._working(partial(self._thumbnail, number, entry.path, side))
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+    async def link(self, request: Request) -> Response:
+        """Lead to a photo's page in the photo manager."""
+        number, entry = self._entry(request)
+        links = self.settings.links
+        try:
+            page = links and await self._working(partial(links.page, entry))
+        except ZsbirError as error:
+            return problem(502, str(error))
+        if not page:
+            return problem(404, f"the photo manager has no page that is surely photo {number}'s")
+        return RedirectResponse(page, status_code=303)
 
     async def folders(self, request: Request) -> Response:
         """The folders that a search can be limited to."""
@@ -116,6 +125,14 @@ class Site:
                 return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         finally:
             self._waiting -= 1
+
+    def _entry(self, request: Request) -> tuple[int, Entry]:
+        name = request.path_params["number"]
+        number = int(name) if name.isascii() and name.isdigit() and len(name) < 19 else -1
+        entry = self.index.catalog.entry(number)
+        if entry is None:
+            raise HTTPException(404, f"there is no photo {name[:20]}")
+        return number, entry
 
     def _find(self, asked: Wanted) -> list[Hit]:
         folder = None if asked.folder is None else self._folders().get(asked.folder)
@@ -151,11 +168,15 @@ class Site:
         return found
 
     def _plain(self, hits: list[Hit]) -> list[dict[str, Any]]:
-        roots = self._roots()
-        return [
+        roots, links = self._roots(), self.settings.links
+        rows: list[dict[str, Any]] = [
             {"id": hit.id, "score": round(hit.score, 6), "path": self._shown(Path(hit.path), roots).as_posix()}
             for hit in hits
         ]
+        for row, hit in zip(rows, hits, strict=True):
+            if links is not None:  # the manager is asked once a link is followed
+                row["link"] = f"link/{hit.id}" if links.asks else links.of_path(hit.path)
+        return rows
 
     def _thumbnail(self, number: int, path: str, side: int) -> bytes:
         key = (number, side)
@@ -193,6 +214,7 @@ def create_app(index: Index, settings: Settings | None = None, limits: Limits | 
         Route("/", site.home),
         Route("/search", site.search, methods=["POST"]),
         Route("/photo/{number}", site.photo),
+        Route("/link/{number}", site.link),
         Route("/folders", site.folders),
         Route("/health", site.health),
         Route("/metrics", site.metrics),

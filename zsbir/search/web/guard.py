@@ -14,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from zsbir.search.managers import Links
 from zsbir.search.web.measures import Measures
 
 COOKIE = "zsbir-token"
+ROUTES = ("/", "/search", "/photo", "/link", "/folders", "/health", "/metrics", "/openapi.json")
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -36,6 +38,7 @@ class Settings:
         body_bytes: Bytes of all their bodies together.
         body_seconds: Longest time in which a body has to come.
         originals: Serve the photo files as they are, with their metadata, at ``/photo/{id}?original=1``.
+        links: Where a photo's page in a photo manager is.
     """
 
     token: str | None = None
@@ -49,6 +52,7 @@ class Settings:
     body_bytes: int = 128_000_000
     body_seconds: float = 20.0
     originals: bool = False
+    links: Links | None = None
 
 
 class Rate:
@@ -155,4 +159,4 @@ def _same(given: str, wanted: str | None) -> bool:
 
 def _route(path: str) -> str:
     first = "/" + path.lstrip("/").partition("/")[0]
-    return first if first in ("/", "/search", "/photo", "/folders", "/health", "/metrics", "/openapi.json") else "other"
+    return first if first in ROUTES else "other"
