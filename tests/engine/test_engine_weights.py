@@ -1,9 +1,12 @@
 """Frozen parameters, layer-wise rates, averaged weights, and exported towers."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import zsbir
 from tests.engine.conftest import same_weights
@@ -126,8 +129,32 @@ def test_exported_towers_equal_the_original(small_dann, tmp_path, kind):
         pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
         pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
     differences = export(small_dann().eval(), tmp_path, kind)
-    assert sorted(differences) == ["photo", "sketch"]
+    ending = "onnx" if kind == "onnx" else "pt2"
+    assert sorted(differences) == [f"photo.{ending}", f"sketch.{ending}"]
     assert max(differences.values()) < 1e-4
+
+
+def test_export_in_immichs_layout(tmp_path):
+    """A photo goes through the files as Immich's service takes it: shortest side, middle, mean and deviation."""
+    pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    from zsbir.engine.export import export
+
+    method = zsbir.build("dann", backbone={"name": "tiny", "image_size": 32, "width": 8}, head=[16]).eval()
+    assert export(method, tmp_path, "immich")["visual/model.onnx"] < 1e-4
+    files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
+    assert files == ["config.json", "visual/model.onnx", "visual/preprocess_cfg.json"]
+    prepare = json.loads((tmp_path / "visual" / "preprocess_cfg.json").read_text())
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 80, 3), dtype=np.uint8))
+    how = Image.Resampling[prepare["interpolation"].upper()]
+    square = photo.resize((int(80 / 48 * 32), 32), how).crop((10, 0, 42, 32))
+    pixels = (np.asarray(square, dtype=np.float32) / 255 - prepare["mean"]) / prepare["std"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "visual" / "model.onnx"))
+    (found,) = session.run(None, {"image": pixels.transpose(2, 0, 1)[None].astype(np.float32)})
+    expected = method.encode_photos(square)
+    np.testing.assert_allclose(found, torch.nn.functional.normalize(torch.as_tensor(expected), dim=1), atol=1e-4)
+    assert json.loads((tmp_path / "config.json").read_text())["embed_dim"] == found.shape[1] == 16
+    assert prepare["size"] == [32, 32]
 
 
 def test_hub_mixin_round_trip(small_dann, tmp_path):

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 
-def export(run: Annotated[Path, Positional], out: Path, format: Literal["onnx", "torch-export"] = "onnx") -> None:
+def export(
+    run: Annotated[Path, Positional], out: Path, format: Literal["onnx", "torch-export", "immich"] = "onnx"
+) -> None:
     """Export the sketch and the photo tower with a dynamic batch, and check them against the original.
 
     Both take (B, 3, H, W) float32 images in [0, 1] and give (B, D) embeddings.
@@ -18,7 +20,8 @@ def export(run: Annotated[Path, Positional], out: Path, format: Literal["onnx", 
     Args:
         run: A run folder of `zsbir train`, or its best/ or last/.
         out: A new folder.
-        format: onnx (runs under onnxruntime) or torch-export (.pt2).
+        format: onnx (runs under onnxruntime), torch-export (.pt2), or immich (the photo tower alone as ONNX with unit
+            vectors, in the layout that Immich reads).
     """
     import zsbir
     from zsbir.engine.export import export as write
@@ -26,5 +29,5 @@ def export(run: Annotated[Path, Positional], out: Path, format: Literal["onnx", 
 
     method = zsbir.load(run)
     claim(out, "folder", "")
-    for domain, difference in write(method, out, format).items():
-        print(f"{out}/{domain}.{'onnx' if format == 'onnx' else 'pt2'}: largest difference {difference:.1e}")
+    for name, difference in write(method, out, format).items():
+        print(f"{out}/{name}: largest difference {difference:.1e}")

@@ -1,4 +1,4 @@
-"""Embedding graphs for other runtimes: ONNX and torch.export, checked against the original."""
+"""Embedding graphs for other runtimes: ONNX, torch.export and Immich, checked against the original."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zsbir.errors import ZsbirError
+from zsbir.files import write_json
 from zsbir.methods.base import Method
 from zsbir.types import Domain
 
-Format = Literal["onnx", "torch-export"]
+Format = Literal["onnx", "torch-export", "immich"]
 
 
 class Graph(nn.Module):
@@ -22,16 +24,18 @@ class Graph(nn.Module):
     Args:
         method: Whose `embed` it is.
         domain: Which domain.
+        unit: Give the embedding length 1.
     """
 
-    def __init__(self, method: Method, domain: Domain) -> None:
+    def __init__(self, method: Method, domain: Domain, unit: bool = False) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.unit = method, unit
         self.domain: Domain = domain
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, D) embeddings of (B, 3, H, W) float32 images in [0, 1]."""
-        return self.method.embed(images, self.domain).vector
+        vectors = self.method.embed(images, self.domain).vector
+        return F.normalize(vectors, dim=1) if self.unit else vectors
 
 
 def export(method: Method, out: Path, kind: Format) -> dict[str, float]:
@@ -39,43 +43,62 @@ def export(method: Method, out: Path, kind: Format) -> dict[str, float]:
 
     Args:
         method: In evaluation mode.
-        out: An existing folder; it gets ``sketch.onnx`` and ``photo.onnx``, or ``sketch.pt2`` and ``photo.pt2``.
-        kind: ``"onnx"`` (needs the extra ``export``) or ``"torch-export"``.
+        out: An existing folder; it gets ``sketch.onnx`` and ``photo.onnx``, or ``sketch.pt2`` and ``photo.pt2``, or
+            ``visual/model.onnx``, ``visual/preprocess_cfg.json`` and ``config.json``.
+        kind: ``"onnx"`` (needs the extra ``export``), ``"torch-export"``, or ``"immich"``: the photo tower alone, in
+            the layout that the machine learning service of Immich reads, as ONNX with embeddings of length 1.
 
     Returns:
-        The largest absolute difference of each domain, over batches of 1 and 3 images.
+        The largest absolute difference of each file's embeddings, over batches of 1 and 3 images.
 
     Raises:
         ZsbirError: If the extra is missing, or the method cannot be exported.
     """
+    ending = "pt2" if kind == "torch-export" else "onnx"
+    domains: dict[str, Domain] = {f"sketch.{ending}": "sketch", f"photo.{ending}": "photo"}
+    if kind == "immich":
+        domains = {"visual/model.onnx": "photo"}
+        (out / "visual").mkdir()
     differences: dict[str, float] = {}
-    for domain in ("sketch", "photo"):
-        graph = Graph(method, domain).eval()
+    for name, domain in domains.items():
+        graph = Graph(method, domain, unit=kind == "immich").eval()
         size = method.preprocess.size
         example = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         batch = torch.export.Dim("batch", min=1, max=4096)
         try:
-            if kind == "onnx":
-                file = out / f"{domain}.onnx"
-                run = _onnx(graph, example, file, batch)
+            if ending == "onnx":
+                run = _onnx(graph, example, out / name, batch, "image" if kind == "immich" else "images")
             else:
                 program = torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}})
-                torch.export.save(program, out / f"{domain}.pt2")
+                torch.export.save(program, out / name)
                 run = program.module()
         except ImportError as error:
             raise ZsbirError(f"export to ONNX needs {error.name}: pip install 'zsbir[export]'") from error
         checks = [torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(n)) for n in (1, 3)]
         with torch.inference_mode():
-            differences[domain] = max((graph(x) - run(x)).abs().max().item() for x in checks)
+            originals = [graph(x) for x in checks]
+            differences[name] = max((y - run(x)).abs().max().item() for x, y in zip(checks, originals, strict=True))
+        if kind == "immich":
+            _describe(method, out, originals[0].shape[1])
     return differences
 
 
-def _onnx(graph: Graph, example: Tensor, file: Path, batch: object) -> Callable[[Tensor], Tensor]:
+def _describe(method: Method, out: Path, width: int) -> None:
+    """Write what Immich reads beside the graph, which normalises by itself: so mean 0 and deviation 1."""
+    size = method.preprocess.size
+    interpolation = "bicubic" if method.preprocess.photo in ("bicubic", "pad-black") else "bilinear"
+    prepare = {"size": [size, size], "mode": "RGB", "mean": [0.0] * 3, "std": [1.0] * 3,
+               "interpolation": interpolation, "resize_mode": "shortest", "fill_color": 0}  # fmt: skip
+    write_json(out / "visual" / "preprocess_cfg.json", prepare)
+    write_json(out / "config.json", {"embed_dim": width, "vision_cfg": {"image_size": size}, "text_cfg": {}})
+
+
+def _onnx(graph: Graph, example: Tensor, file: Path, batch: object, name: str) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     torch.onnx.export(
         graph, (example,), file, dynamo=True, external_data=False, verbose=False,
-        input_names=["images"], output_names=["embedding"], dynamic_shapes={"images": {0: batch}},
+        input_names=[name], output_names=["embedding"], dynamic_shapes={"images": {0: batch}},
     )  # fmt: skip
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
