@@ -18,7 +18,7 @@ def export(
     Example: zsbir export runs/a --out exported
 
     Args:
-        run: A run folder of `zsbir train`, or its best/ or last/.
+        run: A run folder of `zsbir train`, or its best/ or last/; or doodle.
         out: A new folder.
         format: onnx (runs under onnxruntime), torch-export (.pt2), or immich (the photo tower alone as ONNX with unit
             vectors, in the layout that Immich reads).

@@ -91,7 +91,7 @@ class Site:
         number, entry = self._entry(request)
         links = self.settings.links
         try:
-            page = links and await self._working(partial(links.page, entry))
+            page = None if links is None else await self._working(partial(links.page, entry))
         except ZsbirError as error:
             return problem(502, str(error))
         if not page:
