@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from tests.fuzz.targets import Target, targets
 from zsbir.errors import ZsbirError
@@ -33,6 +34,8 @@ ODD = [
     ),
     *(b"\xed\xa0\x80", b"../" * 20, b"\x7f\xff\xff\xff", b'"', b"'", b"%00", b"&lt;", b"{}", b"null"),
 ]
+VALUES = [None, True, -1, 0, 2**70, 1.5, "", "a", "../x", [], [None], [[]], {}, {"a": 1}]
+"""What takes a JSON value's place."""
 LONGEST = 20
 """Seconds for one input; more is a finding."""
 
@@ -42,8 +45,14 @@ class SlowError(Exception):
 
 
 def damage(rng: random.Random, seeds: list[bytes]) -> bytes:
-    """Change a seed in one to six places: bits, bytes, cut, repeated, moved, odd pieces, parts of another seed."""
-    data = bytearray(rng.choice(seeds))
+    """Change a seed in one to six places: bits, bytes, cut, repeated, moved, odd pieces, parts of another seed.
+
+    Of JSON, every second time, a value or an entry instead: random bytes hardly ever get past the parser.
+    """
+    seed = rng.choice(seeds)
+    if seed[:1] == b"{" and rng.random() < 0.5:
+        return misled(rng, seed)
+    data = bytearray(seed)
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(data) + 1)
         to = min(len(data), at + rng.choice((1, 2, 8, 64, 1024)))
@@ -65,6 +74,21 @@ def damage(rng: random.Random, seeds: list[bytes]) -> bytes:
             start = rng.randrange(len(other) + 1)
             data[at:to] = other[start : start + (to - at)]
     return bytes(data[:200_000])
+
+
+def misled(rng: random.Random, seed: bytes) -> bytes:
+    """Remove an entry of a JSON document, or put another value in its place."""
+    document = json.loads(seed)
+    place: Any = document
+    key: Any = rng.choice(list(place))
+    while isinstance(place[key], (dict, list)) and place[key] and rng.random() < 0.6:
+        place = place[key]
+        key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
+    if rng.random() < 0.3:
+        del place[key]
+    else:
+        place[key] = rng.choice(VALUES)
+    return json.dumps(document).encode()
 
 
 def run(name: str, target: Target, seconds: float, seed: int, found: Path) -> dict[str, object]:

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 import zsbir
 from tests.fuzz.data_targets import data_targets
+from tests.fuzz.run_targets import run_targets
 from tests.search.pictures import picture
 from zsbir.data.images import load_image
 from zsbir.data.scan import photo_files
@@ -141,4 +142,5 @@ def targets(folder: Path) -> dict[str, Target]:
         "POST json": Target(json_seed, posted("application/json")),
         "GET": Target([b"photo/1?size=large", b"folders", b"photo/1?original=1", b"search?k=1&mix=0.5"], got),
         **{name: Target(*target) for name, target in data_targets(folder / "data").items()},
+        **{name: Target(*target) for name, target in run_targets(folder / "runs").items()},
     }
