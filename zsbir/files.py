@@ -109,7 +109,11 @@ def reading(what: str, file: str | Path) -> Iterator[None]:
     except ZsbirError:
         raise
     except Exception as error:
-        kind = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).split("\n")[0][:200]
+        kind = str(error).split("\n")[0][:200]
+        if isinstance(error, RecursionError):
+            kind = "it is nested too deeply"
+        elif isinstance(error, KeyError):
+            kind = f"it lacks {kind}"
         raise ZsbirError(f"the {what} {file} cannot be read: {kind or type(error).__name__}") from error
 
 

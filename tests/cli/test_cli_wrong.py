@@ -117,6 +117,14 @@ def test_a_file_of_ones_own_is_known_by_name(place, capsys):
     assert json.loads(capsys.readouterr().out)["backbones"]["my-own"] == "Mine."
 
 
+@pytest.mark.parametrize("words", [["index", "x", "-o"], ["train", "frozen", "--dataset", "folder", "--root"]])
+def test_a_name_that_no_file_can_have(words, place, capsys):
+    assert cli.main([*words, "n" * 3000]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("zsbir: ")
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_to_the_whole_group_of_processes_ends_cleanly(shapes_root, tmp_path, number, code):
     command = [sys.executable, "-m", "zsbir", *BASE, str(shapes_root), "--out", str(tmp_path / "run"),

@@ -68,7 +68,6 @@ def run_targets(folder):
     return {
         "run.json": part("run", "run.json", resumed),
         "run.json to evaluate": part("run", "run.json", lambda path: zsbir.DATASETS.build(read_run(path)["dataset"])),
-        "dataset.json": part("run", "dataset.json", resumed),
         "state.json": part("run", "last/state.json", resumed),
         "optimizer.safetensors": part("run", "last/optimizer.safetensors", resumed),
         "weights of a run": part("run", "last/model.safetensors", resumed),

@@ -181,6 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except OSError as error:  # a name too long, a folder that may not be read, a full disk
+        if debug:
+            raise
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        print(f"zsbir: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _imports(args: list[str]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -23,7 +24,10 @@ from zsbir.methods.saving import plain_tensors, write_method
 
 AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-STATE = {"epoch": int, "step": int, "bad_images": list, "log": int, "tensors": int}
+STATE = {
+    "epoch": int, "step": int, "best": (float, NoneType), "best_epoch": (int, NoneType),
+    "bad_images": list, "log": int, "tensors": int
+}  # fmt: skip
 """What ``state.json`` must hold."""
 SLOTS = {"SGD": {"momentum_buffer"}}
 """What an optimiser keeps of each parameter that has had a gradient, if not Adam's."""
@@ -74,7 +78,7 @@ def load_state(
     if not (folder / "state.json").is_file():
         raise ZsbirError(f"{folder} has no training state, so it cannot be resumed; start a new run with --weights")
     state: dict[str, Any] = read_json(folder / "state.json")
-    wrong = [k for k, kind in STATE.items() if not isinstance(state, dict) or not isinstance(state.get(k), kind)]
+    wrong = [k for k, kind in STATE.items() if not isinstance(state, dict) or not isinstance(state.get(k, ...), kind)]
     if wrong:
         raise ZsbirError(f"{folder / 'state.json'} is no training state: {', '.join(wrong)} is missing or wrong")
     _fill_optimizer(optimizer, folder / OPTIMIZER, state["tensors"])

@@ -25,11 +25,15 @@ from zsbir.data.manifest import difference
 from zsbir.engine.lora import Lora
 from zsbir.engine.speed import Speed
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json, write_json
+from zsbir.files import read_json, reading, write_json
 from zsbir.methods.base import Method, Recipe
 from zsbir.registry import spec_of
 
 MANIFEST = "dataset.json"
+
+
+RECORD = {"method": (str, dict), "dataset": (str, dict), "recipe": dict, "seed": int, "settings": dict}
+"""What ``run.json`` must hold."""
 
 
 def refuse_taken(folder: Path, what: str = "run folder", instead: str = ", or continue it with --resume") -> None:
@@ -129,18 +133,20 @@ def read_run(folder: Path) -> dict[str, Any]:
         what = "holds no run (no run.json)" if folder.is_dir() else "does not exist"
         raise ZsbirError(f"{folder} {what}: give the folder that `zsbir train` wrote")
     run: dict[str, Any] = read_json(folder / "run.json")
-    needed = ("method", "dataset", "recipe", "seed", "settings")
-    missing = [key for key in needed if not isinstance(run, dict) or key not in run]
-    if missing:
-        raise ZsbirError(f"{folder / 'run.json'} is no record of a run of `zsbir train`: it lacks {', '.join(missing)}")
+    wrong = [key for key, kind in RECORD.items() if not isinstance(run, dict) or not isinstance(run.get(key), kind)]
+    if wrong:
+        raise ZsbirError(
+            f"{folder / 'run.json'} is no record of a run of `zsbir train`: {', '.join(wrong)} is missing or wrong"
+        )
     return run
 
 
 def settings_of(run: Mapping[str, Any], workers: int | None = None) -> dict[str, Any]:
     """Return a run's settings as `Trainer` takes them, with other `workers` if given."""
-    settings = {k: v for k, v in run["settings"].items() if k != "processes"}
-    settings["workers"] = settings["workers"] if workers is None else workers
-    return {**settings, "speed": Speed(**settings["speed"])}
+    with reading("settings of", "run.json"):
+        settings = {k: v for k, v in run["settings"].items() if k != "processes"}
+        settings["workers"] = settings["workers"] if workers is None else workers
+        return {**settings, "speed": Speed(**settings["speed"])}
 
 
 def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Dataset:

@@ -28,7 +28,7 @@ from zsbir.data.base import Dataset
 from zsbir.engine.sources import Source
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.embeddings import save_embeddings
-from zsbir.files import read_json, unique, write_whole
+from zsbir.files import read_json, reading, unique, write_whole
 from zsbir.methods.base import Method
 from zsbir.methods.embedding import embed, model_meta
 from zsbir.types import Domain, Embeddings, Labels, Paths
@@ -247,8 +247,13 @@ def read_part(stem: Path) -> Part:
     try:
         tensors = load_file(stem.with_suffix(".safetensors"))
         about = read_json(stem.with_suffix(".json"))
-        return Part(tensors["vectors"], tensors["rows"], about["ids"], about["skipped"], about["images"])
-    except (OSError, SafetensorError, KeyError) as error:
+        vectors, rows, ids = tensors["vectors"], tensors["rows"], about["ids"]
+        skipped = [(str(name), str(reason)) for name, reason in about["skipped"]]
+        fits = vectors.ndim == 2 and vectors.dtype == torch.float32 and rows.dtype == torch.int64
+        if not fits or not len(vectors) == len(rows) == len(ids) == about["images"] - len(skipped):
+            raise ValueError("its vectors, rows and ids do not fit each other")
+        return Part(vectors, rows, [str(name) for name in ids], skipped, int(about["images"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ZsbirError) as error:
         raise ZsbirError(f"{stem}.safetensors is damaged ({error}): delete {stem}.json and run again") from None
 
 
@@ -260,11 +265,12 @@ def read_parts(out: Path) -> tuple[str, Iterator[Part]]:
     """
     if not (out / MANIFEST).is_file():
         raise ZsbirError(f"{out} holds no {MANIFEST}: it is written when `zsbir embed` has done all shards")
-    manifest = read_json(out / MANIFEST)
-    job = manifest.get("jobs", {}).get("gallery")
-    if job is None:
-        raise ZsbirError(f"{out} holds no embeddings of photos: an index is made of those")
-    return str(manifest["model"]), (read_part(out / name) for name in job["parts"])
+    with reading("manifest", out / MANIFEST):
+        manifest = read_json(out / MANIFEST)
+        if "gallery" not in manifest["jobs"]:
+            raise ZsbirError(f"{out} holds no embeddings of photos: an index is made of those")
+        model, stems = str(manifest["model"]), [out / name for name in manifest["jobs"]["gallery"]["parts"]]
+    return model, map(read_part, stems)
 
 
 def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

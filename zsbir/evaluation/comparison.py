@@ -6,17 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.measure import PerQuery
 from zsbir.evaluation.protocols import Average
 from zsbir.evaluation.statistics import Comparison, compare
+from zsbir.files import read_json, reading
 from zsbir.registry import close_matches
 from zsbir.types import Labels
 
@@ -61,18 +61,25 @@ def load_per_query(where: str | Path) -> SavedQueries:
     folder = next((f for f in folders if (f / "per_query.safetensors").is_file()), None)
     if folder is None:
         raise ZsbirError(f"{where} holds no evaluation: run `zsbir evaluate {where}` first")
-    try:
+    with reading("evaluation in", folder):
         arrays = load_file(folder / "per_query.safetensors")
-        about = json.loads((folder / "per_query.json").read_text(encoding="utf-8"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ZsbirError(f"the evaluation in {folder} cannot be read: {error}") from None
-    values: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
-    for key, array in arrays.items():
-        if "/" in key:
-            protocol, metric = key.split("/", 1)
-            values.setdefault(protocol, {})[metric] = array
-    paths = tuple(about["paths"]) or tuple(str(i) for i in arrays["query"].tolist())
-    return SavedQueries(values, arrays["labels"], tuple(about["classes"]), paths, about["averages"], about["setting"])
+        about = read_json(folder / "per_query.json")
+        values: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
+        for key, array in arrays.items():
+            if "/" in key:
+                protocol, metric = key.split("/", 1)
+                values.setdefault(protocol, {})[metric] = array
+        labels, classes = arrays["labels"], tuple(map(str, about["classes"]))
+        paths = tuple(map(str, about["paths"])) or tuple(str(i) for i in arrays["query"].tolist())
+        averages: dict[str, Average] = {protocol: about["averages"][protocol] for protocol in values}
+        lengths = {len(labels), len(paths), *(len(array) for by in values.values() for array in by.values())}
+        if (
+            len(lengths) != 1
+            or not set(averages.values()) <= set(get_args(Average))
+            or not 0 <= labels.min() <= labels.max() < len(classes)
+        ):
+            raise ValueError("its files do not fit each other")
+        return SavedQueries(values, labels, classes, paths, averages, str(about["setting"]))
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,8 @@ class OneToMany(Matcher):
         """Take back what `state` returned."""
         self.codebook = Codebook(tensors["codewords"])
         self.codes = tensors["codes"].long()
+        if not 0 <= int(self.codes.min()) <= int(self.codes.max()) < self.codebook.codewords.shape[1]:
+            raise IndexError("its codes name codewords that it does not have")
         self._vectors = tensors["vectors"] if self.weight < 1 else self.codebook.codewords.new_zeros(1, 1)
         self._chosen = str(values["chosen"])
         self._index()

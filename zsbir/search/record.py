@@ -21,6 +21,9 @@ from zsbir.search.stores.base import Store
 FORMAT = 1
 RECORD = "index.json"
 
+LARGEST = 2**20
+"""The most numbers a vector may have."""
+
 
 def describe(embedder: Embedder, store: Store) -> dict[str, Any]:
     """Return the record of a new index: model, preprocessing, store and versions."""
@@ -51,4 +54,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     for key, kind in (("fingerprint", str), ("dim", int), ("store", dict), ("model", dict)):
         if not isinstance(record.get(key), kind):
             raise ZsbirError(f"{folder / RECORD} is damaged: it has no {key}")
+    if not 1 <= record["dim"] <= LARGEST:
+        raise ZsbirError(f"{folder / RECORD} is damaged: vectors of {record['dim']} numbers")
     return record

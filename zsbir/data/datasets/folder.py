@@ -97,8 +97,9 @@ def existing_folder(root: str | Path) -> Path:
         ZsbirError: If it is no folder.
     """
     path = Path(root).expanduser()
-    if not path.is_dir():
-        raise ZsbirError(f"the dataset root {path} is {'not a folder' if path.exists() else 'missing'}: check the path")
+    if not os.path.isdir(path):  # noqa: PTH112 (a name that no file can have is no folder; Path raises)
+        what = "not a folder" if os.path.exists(path) else "missing"  # noqa: PTH110
+        raise ZsbirError(f"the dataset root {path} is {what}: check the path")
     return path
 
 
