@@ -112,7 +112,7 @@ def test_map_command(run, tmp_path, capsys):
         (("evaluate", "RUN", "--batch-size", "0"), "batch size"),
         (("evaluate", "RUN", "--seed", "-1"), "seed"),
         (("evaluate", "RUN", "--out", "RUN/run.json"), "cannot be written to RUN/run.json"),
-        (("evaluate", "OTHER"), "it lacks method"),
+        (("evaluate", "OTHER"), "method, dataset, recipe, seed, settings is missing or wrong"),
         (("pictures", "RUN", "--seed", "-1"), "seed"),
         (("map", "RUN", "--seed", "-1"), "seed"),
         (("compare", "RUN", "RUN", "--classes", "-1"), "--classes"),
