@@ -5,7 +5,9 @@ after those that `doodle` learns from. Its strokes are repeated with the mouse o
 first ten photos are read off the page. Of ten things `doodle` saw other drawings and photos in training, of ten none.
 
     zsbir index PHOTOS -o INDEX --model doodle      # PHOTOS/CLASS/*; and once with --model lite0
-    python benchmarks/drawings.py --quickdraw QUICKDRAW --photos PHOTOS --indexes lite0=INDEX doodle=INDEX --picture PNG
+    python benchmarks/drawings.py --quickdraw QUICKDRAW --photos PHOTOS --indexes lite0=INDEX doodle=INDEX
+
+With ``--caltech JPG`` twenty things of Caltech-101, all seen in training: their photos may be shown, so they are.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ UNSEEN = (
     "giraffe", "horse", "apple", "pear", "bicycle", "violin", "hammer", "windmill", "castle", "hot air balloon",
 )  # fmt: skip
 THINGS = (*SEEN, *UNSEEN)
-CLASS = {"hot air balloon": "hot-air_balloon"}
+CALTECH = (
+    "ant", "camera", "chair", "chandelier", "crab", "cup", "elephant", "flower", "guitar", "headphones", "helicopter",
+    "kangaroo", "lobster", "motorbike", "octopus", "panda", "pizza", "saxophone", "scissors", "sea turtle",
+)  # fmt: skip
+CLASS = {"hot air balloon": "hot-air_balloon", "flower": "flower_with_stem", "headphones": "head-phones"}
 FIRST = 12  # drawings of each word that `doodle` may have been trained on
 HITS = 10
 PHOTO = 72
@@ -81,7 +87,7 @@ def search(page: Page, strokes: list[Any]) -> list[str]:
     return [page.locator("#results li").nth(i).locator("p").first.inner_text() for i in range(HITS)]
 
 
-def run(address: str, folder: Path) -> dict[str, list[str]]:
+def run(address: str, folder: Path, words: tuple[str, ...]) -> dict[str, list[str]]:
     """Return the first photos of every thing, as they are on the page."""
     found = {}
     with sync_playwright() as play:
@@ -89,7 +95,7 @@ def run(address: str, folder: Path) -> dict[str, list[str]]:
         browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 900})
         page.goto(address)
-        for word in THINGS:
+        for word in words:
             found[word] = search(page, drawing(folder, word))
             print(word, sum(is_right(word, hit) for hit in found[word]), "of", HITS, flush=True)
         browser.close()
@@ -125,26 +131,29 @@ def main() -> None:
     parser.add_argument("--quickdraw", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--indexes", nargs="+", required=True, help="NAME=INDEX ..., before first")
-    parser.add_argument("--picture", type=Path, required=True)
+    parser.add_argument("--caltech", type=Path)
     arguments = parser.parse_args()
+    things = CALTECH if arguments.caltech else THINGS
+    parts = {"all": things} if arguments.caltech else {"seen in training": SEEN, "never seen": UNSEEN, "all": things}
     found: dict[str, dict[str, list[str]]] = {}
     for pair in arguments.indexes:
         name, index = pair.split("=", 1)
         with served(Path(index)) as address:
-            found[name] = run(address, arguments.quickdraw)
-    right = {name: {w: sum(is_right(w, hit) for hit in hits[w]) for w in THINGS} for name, hits in found.items()}
-    for name, hits in found.items():
-        picture = sheet(hits, THINGS, arguments.quickdraw, arguments.photos)
-        picture.save(arguments.picture.with_stem(f"{arguments.picture.stem}-{name}"), optimize=True)
-    lines: list[list[Any]] = [[word, *(right[name][word] for name in found)] for word in THINGS]
-    for part, words in (("seen in training", SEEN), ("never seen", UNSEEN), ("all", THINGS)):
+            found[name] = run(address, arguments.quickdraw, things)
+        if arguments.caltech:
+            picture = sheet(found[name], things, arguments.quickdraw, arguments.photos)
+            picture.save(arguments.caltech.with_stem(f"{arguments.caltech.stem}-{name}"), quality=80, optimize=True)
+    right = {name: {w: sum(is_right(w, hit) for hit in hits[w]) for w in things} for name, hits in found.items()}
+    lines: list[list[Any]] = [[word, *(right[name][word] for name in found)] for word in things]
+    for part, words in parts.items():
         share = [f"{sum(right[name][word] for word in words) / (HITS * len(words)):.0%}" for name in found]
         lines.append([f"**{part}**", *share])
     count = sum(1 for file in arguments.photos.rglob("*") if file.is_file())
     classes = sum(1 for folder in arguments.photos.iterdir() if folder.is_dir())
     note = f"\nRight ones among the first {HITS}, of {count} photos of {classes} classes; a class has at most "
     note += f"{max(sum(1 for _ in folder.iterdir()) for folder in arguments.photos.iterdir())}.\n"
-    write("drawings", {"right": right}, table(["drawn with the mouse", *found], lines) + note)
+    name = "drawings_caltech" if arguments.caltech else "drawings"
+    write(name, {"right": right}, table(["drawn with the mouse", *found], lines) + note)
 
 
 if __name__ == "__main__":
