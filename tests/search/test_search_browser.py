@@ -2,12 +2,14 @@ import base64
 import csv
 import io
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright import sync_api as playwright
 
+import zsbir
 from tests.search.conftest import serving
-from tests.search.pictures import picture
+from tests.search.pictures import CLIP, picture
 from zsbir.search.index import Index
 from zsbir.search.web.guard import Settings
 
@@ -255,3 +257,42 @@ def test_more_results_folders_and_the_list(method, tmp_path, launch):
         assert page.request.get(f"http://127.0.0.1:{port}/{address}").headers["content-type"] == "image/png"
         assert not page.wrong
     index.close()
+
+
+def test_a_matcher_and_words_beside_the_drawing(tmp_path, photos, launch):
+    clip = zsbir.build("frozen", backbone={"name": "open-clip", "model": CLIP})
+    index = Index.build(clip.eval(), photos, tmp_path / "i")
+    index.fit_matcher("one-to-many")
+    assert index.fitted_matchers() == ["one-to-many"]
+    with serving(index, Settings(matchers=("k-reciprocal", "one-to-many"))) as port:
+        page = launch(f"http://127.0.0.1:{port}/")
+        asked = []
+        page.on("request", lambda request: asked.append(parse_qs(urlsplit(request.url).query)))
+        draw(page, (0.2, 0.2), (0.8, 0.8))
+        page.locator("#results li").first.wait_for()
+        until(page, "document.querySelector('#status').innerText === '12 photos'")
+        scores = page.locator("#results .score").all_inner_texts()
+        options = page.locator("#matcher option").all_inner_texts()
+        assert options == ["cosine", "k-reciprocal", "one-to-many"]
+        for name in options[1:]:
+            page.locator("#matcher").select_option(name)
+            until(page, f"document.querySelector('#results .score').innerText !== '{scores[0]}'")
+            assert any(query.get("matcher") == [name] for query in asked)
+            scores = page.locator("#results .score").all_inner_texts()
+        page.locator("#text").fill("a red bicycle")
+        until(page, f"document.querySelector('#results .score').innerText !== '{scores[0]}'")
+        words = [query for query in asked if "text" in query]
+        assert words[-1]["text"] == ["a red bicycle"]
+        assert words[-1]["mix"] == ["0.5"]
+        assert words[-1]["matcher"] == ["one-to-many"]
+        page.locator("#results button").first.click()  # like this one: by cosine
+        until(page, "document.querySelectorAll('#results li').length === 11")
+        assert not page.wrong
+    index.close()
+
+
+def test_without_a_choice_none_is_shown(page):
+    draw(page, (0.2, 0.2), (0.8, 0.8))
+    page.locator("#results li").first.wait_for()
+    assert page.locator("#matcher").is_hidden()
+    assert page.locator("#text").count() == 0

@@ -151,6 +151,21 @@ def test_search_in_a_folder(web, index):
     assert ask(web, like=1, folder=3).status_code == 422
 
 
+def test_search_by_a_matcher(web, index):
+    offering = client(index, matchers=("euclidean",))
+    by_distance = [hit.score for hit in index.search(picture(3), 4, matcher="euclidean")]
+    assert [h["score"] for h in post(offering, png(3), k=4, matcher="euclidean").json()["hits"]] == pytest.approx(
+        by_distance, abs=1e-5
+    )
+    strokes = [[[1, 200], [1, 200]]]
+    assert ask(offering, strokes=strokes, matcher="euclidean").json()["hits"][0]["score"] < 0
+    assert ask(offering, strokes=strokes, matcher="cosine").status_code == 200
+    for refused in ({"strokes": strokes, "matcher": "hamming"}, {"like": 1, "matcher": "euclidean"},
+                    {"strokes": strokes, "matcher": 3}):  # fmt: skip
+        assert ask(offering, **refused).status_code == 422
+    assert post(web, png(3), matcher="euclidean").status_code == 422
+
+
 def test_a_flat_photo_has_a_thumbnail(method, tmp_path):
     (tmp_path / "p").mkdir()
     picture(1).resize((4000, 3)).save(tmp_path / "p" / "flat.png")
@@ -276,7 +291,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(["strokes", "text", "mix", "k", "like", "other"]), JSON, max_size=4))
+@given(st.dictionaries(st.sampled_from(["strokes", "text", "mix", "k", "like", "matcher", "other"]), JSON, max_size=4))
 def test_fuzz_json(web, values):
     answer = post(web, json.dumps(values).encode(), "application/json")
     assert answer.status_code in (200, 400, 413, 415, 422)

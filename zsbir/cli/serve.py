@@ -16,6 +16,7 @@ def serve(
     name: tuple[str, ...] = (),
     originals: bool = False,
     link: str | None = None,
+    matcher: tuple[str, ...] = (),
     rate: float = 50.0,
     max_upload: int = 8_000_000,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -33,6 +34,8 @@ def serve(
         originals: Also serve the photo files as they are, with position and camera data.
         link: Each photo's page in your photo manager, with {id} (Immich, PhotoPrism; the key to its API is in
             IMMICH_API_KEY or PHOTOPRISM_TOKEN) or {path} in it: https://photos.example/photos/{id}.
+        matcher: Matchers that the page and the API offer beside cosine and those fitted on the index, see `zsbir list`;
+            each looks at the 1,000 nearest photos.
         rate: Requests a second of one client.
         max_upload: Largest drawing in bytes.
         device: Where to run.
@@ -42,6 +45,7 @@ def serve(
 
     from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
+    from zsbir.matchers import MATCHERS
     from zsbir.search.index import Index
     from zsbir.search.managers import Links
     from zsbir.search.uploads import Limits
@@ -51,8 +55,11 @@ def serve(
     if max_upload < 1:
         raise ZsbirError(f"--max-upload {max_upload}: a drawing has at least one byte")
     settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
-    settings = replace(settings, links=None if link is None else Links(link))
+    for wanted in matcher:
+        MATCHERS.build(wanted)  # a wrong name is refused before the work
     opened = Index.load(index, device=choose_device(device))
+    offered = tuple(sorted({*opened.fitted_matchers(), *matcher} - {"cosine"}))
+    settings = replace(settings, links=None if link is None else Links(link), matchers=offered)
 
     def ready(address: str) -> None:
         print(f"{len(opened)} photos of {index} at {address} (Ctrl-C stops)", flush=True)

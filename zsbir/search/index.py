@@ -320,6 +320,10 @@ class Index:
         with self._writer.writing(), self._lock.reading():
             self._matching.fit(matcher)
 
+    def fitted_matchers(self) -> list[str]:
+        """Return the names of the matchers that `fit_matcher` keeps here."""
+        return sorted(record.parent.name for record in self.folder.glob("matchers/*/matcher.json"))
+
     def skipped(self) -> list[tuple[str, str]]:
         """Return the files that could not be read, each with the reason."""
         return self.catalog.skipped()

@@ -6,11 +6,13 @@ import asyncio
 import base64
 import hashlib
 import io
+import json
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,10 +65,9 @@ class Site:
 
     async def home(self, request: Request) -> Response:
         """The page."""
-        text = "true" if self.index.embedder.reads_text else "false"
-        originals = "true" if self.settings.originals else "false"
-        page = self.page.replace('data-text=""', f'data-text="{text}"')
-        return HTMLResponse(page.replace('data-originals=""', f'data-originals="{originals}"'))
+        values = {"text": self.index.embedder.reads_text, "originals": self.settings.originals,
+                  "matchers": self.settings.matchers}  # fmt: skip
+        return HTMLResponse(self.page.replace('data-can=""', f'data-can="{escape(json.dumps(values))}"'))
 
     async def search(self, request: Request) -> Response:
         """Photos for a drawing, strokes, a text or another photo."""
@@ -138,10 +139,12 @@ class Site:
         folder = None if asked.folder is None else self._folders().get(asked.folder)
         if asked.folder is not None and folder is None:
             raise RefusedError("there is no such folder in the index", 422)
+        if asked.matcher not in (None, "cosine", *self.settings.matchers):
+            raise RefusedError(f"the matchers here are {', '.join(('cosine', *self.settings.matchers))}", 422)
         if asked.like is not None:
             return self.index.like(asked.like, asked.k, folder=folder)
         vector = self.index.vector(asked.image, asked.text, asked.mix)
-        return self.index.nearest(vector, asked.k, folder=folder)
+        return self.index.nearest(vector, asked.k, asked.matcher, folder=folder)
 
     def _roots(self) -> list[Path]:
         """Return the indexed folders, inner ones first; of a list the folder that it lies in."""

@@ -39,6 +39,7 @@ class Settings:
         body_seconds: Longest time in which a body has to come.
         originals: Serve the photo files as they are, with their metadata, at ``/photo/{id}?original=1``.
         links: Where a photo's page in a photo manager is.
+        matchers: What a search may ask for beside cosine, by name.
     """
 
     token: str | None = None
@@ -53,6 +54,7 @@ class Settings:
     body_seconds: float = 20.0
     originals: bool = False
     links: Links | None = None
+    matchers: tuple[str, ...] = ()
 
 
 class Rate:

@@ -12,7 +12,7 @@ from PIL import Image
 from zsbir.search.uploads import Limits, RefusedError, decode_strokes, decode_upload
 
 IMAGES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml")
-_FIELDS = {"strokes", "text", "mix", "k", "like", "folder"}
+_FIELDS = {"strokes", "text", "mix", "k", "like", "folder", "matcher"}
 _LONGEST = 500
 
 MOST = 1000
@@ -30,6 +30,7 @@ class Wanted:
         mix: Weight of the text, in [0, 1].
         like: Number of a photo to find others like it.
         folder: Name of the folder to look in.
+        matcher: Name of the matcher; None: cosine.
     """
 
     k: int = 20
@@ -38,6 +39,7 @@ class Wanted:
     mix: float = 0.5
     like: int | None = None
     folder: str | None = None
+    matcher: str | None = None
 
 
 def wanted(headers: Mapping[str, str], query: Mapping[str, str], body: bytes, limits: Limits) -> Wanted:
@@ -48,7 +50,7 @@ def wanted(headers: Mapping[str, str], query: Mapping[str, str], body: bytes, li
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in IMAGES:
-        given: dict[str, Any] = {key: query[key] for key in ("text", "k", "mix", "folder") if key in query}
+        given: dict[str, Any] = {key: query[key] for key in ("text", "k", "mix", "folder", "matcher") if key in query}
         for key, number in (("k", int), ("mix", float)):
             if key in given:
                 try:
@@ -81,9 +83,11 @@ def _checked(given: dict[str, Any]) -> Wanted:
         raise RefusedError(f"text must be a string of at most {_LONGEST} characters", 422)
     if like is not None and (isinstance(like, bool) or not isinstance(like, int) or not 0 <= like < 2**63):
         raise RefusedError("like must be the id of a photo", 422)
-    folder = given.get("folder")
-    if folder is not None and not isinstance(folder, str):
-        raise RefusedError("folder must be the name of one, see /folders", 422)
+    folder, matcher = given.get("folder"), given.get("matcher")
+    if not all(name is None or isinstance(name, str) for name in (folder, matcher)):
+        raise RefusedError("folder and matcher are names", 422)
+    if like is not None and matcher is not None:
+        raise RefusedError("photos like another one are found by cosine: leave the matcher out", 422)
     if like is None and "image" not in given and not text.strip():
         raise RefusedError("there is nothing to search for: send a drawing, strokes, a text or the id of a photo", 422)
-    return Wanted(k, given.get("image"), text.strip() or None, float(mix), like, folder)
+    return Wanted(k, given.get("image"), text.strip() or None, float(mix), like, folder, matcher)
