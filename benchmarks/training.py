@@ -168,7 +168,7 @@ def loop_for(name: str, variant: Variant, args: argparse.Namespace, folder: Path
 
 def fill_cache(name: str, args: argparse.Namespace, folder: Path) -> None:
     """What a first epoch would do, without the time: every training image decoded once."""
-    from zsbir.data.filling import fill_cache as fill
+    from zsbir.data.cache import fill_cache as fill
 
     dataset = zsbir.DATASETS.build("folder", root=args.root, unseen=args.unseen)
     look = build(name, dataset.train.classes, args.size).preprocess

@@ -1,6 +1,7 @@
 """Files: damaged ones give one sentence, odd ones are not opened."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -25,8 +26,10 @@ def test_damaged_json_gives_one_sentence(tmp_path, content, reason):
 
 def test_what_is_no_regular_file_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
-    for file in (tmp_path / "pipe.json", "/dev/zero"):
+    opened = len(list(Path("/dev/fd").iterdir()))
+    for file in (tmp_path / "pipe.json", "/dev/zero", tmp_path):
         with pytest.raises(OSError, match="no regular file"):
             open_regular(file)
+    assert len(list(Path("/dev/fd").iterdir())) == opened
     with pytest.raises(ZsbirError, match="no regular file"):
         read_json(tmp_path / "pipe.json")

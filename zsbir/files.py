@@ -62,11 +62,10 @@ def _raw(file: str | Path) -> FileIO:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
         raise OSError(errno.EINVAL, str(error)) from None
-    raw = FileIO(handle)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
-        raw.close()
+        os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file")
-    return raw
+    return FileIO(handle)
 
 
 def unique(name: str) -> str:

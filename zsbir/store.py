@@ -5,6 +5,7 @@ Every value carries a checksum over its key and itself, so a damaged store loses
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import threading
@@ -29,6 +30,11 @@ _SET_UP = (
 _READ = "SELECT CAST(value AS BLOB), CAST(sum AS INTEGER) FROM item WHERE key = ?"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_SHORT_READ)
 _WAIT = 60.0  # seconds for another process's write
+
+
+def digest(content: bytes) -> bytes:
+    """Return 16 bytes that stand for a content of any length, for keys."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class Store:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Domain = Literal["sketch", "photo"]
 """Which of the two kinds of image: a drawing or a photograph."""
+DOMAINS: tuple[Domain, ...] = ("sketch", "photo")
 
 Labels = npt.NDArray[np.int64]
 
@@ -147,6 +148,11 @@ class Split:
     sketches: Records
     photos: Records
     classes: tuple[str, ...]
+
+    @classmethod
+    def by_domain(cls, records: Callable[[Domain], Records], classes: tuple[str, ...]) -> Split:
+        """Return the split of the records that a function gives for each domain."""
+        return cls(records("sketch"), records("photo"), classes)
 
     def of(self, domain: Domain) -> Records:
         """Return the records of one domain."""

@@ -10,8 +10,7 @@ from PIL import Image
 
 from tests.data.data_trees import picture, write_drawings
 from zsbir.data import DATASETS
-from zsbir.data.cache import ImageCache
-from zsbir.data.filling import fill_cache
+from zsbir.data.cache import ImageCache, fill_cache
 from zsbir.data.images import load_image
 from zsbir.data.loading import ImageSource
 from zsbir.data.preprocess import Preprocess, prepare

@@ -65,8 +65,8 @@ def test_mistakes(pets, written, tmp_path):
     def build(**arguments):
         return DATASETS.build("folder", root=pets, **{"split": path, **arguments})
 
-    with pytest.raises(ZsbirError, match="leave out"):
-        build(unseen="cat")
+    with pytest.raises(ZsbirError, match="leave out unseen, hold_out$"):
+        build(unseen="cat", hold_out=0.5)
     with pytest.raises(ZsbirError, match="none.json cannot be read"):
         build(split=tmp_path / "none.json")
     edited = tmp_path / "edited.json"

@@ -98,6 +98,8 @@ def test_ambiguity_strict_and_as_published(tmp_path):
     assert any("59 classes" in note for note in kept.notes)
     folders = DATASETS.build("sketchy-ambiguity", root=tmp_path, validation=0, as_published=True, source="folders")
     assert len(folders.train.sketches) == 50
+    with pytest.raises(ZsbirError, match="no class of sketchy-25 is both seen and unseen"):
+        DATASETS.build("sketchy-25", root=tmp_path, as_published=True)
 
 
 def test_plain_download_without_ready_and_with_renames(tmp_path):

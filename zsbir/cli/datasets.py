@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +12,7 @@ from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
-    from zsbir.data.datasets.published import Reading
+    from zsbir.data.content import Progress
 
 
 def list_(json: bool = False) -> None:
@@ -24,12 +26,9 @@ def list_(json: bool = False) -> None:
     from zsbir.data import DATASETS
 
     described = DATASETS.describe()
-    if json:
-        print(json_module.dumps(described, indent=2))
-        return
     width = max(map(len, described))
-    for name, line in described.items():
-        print(f"{name:{width}}  {line}")
+    lines = [f"{name:{width}}  {line}" for name, line in described.items()]
+    print(json_module.dumps(described, indent=2) if json else "\n".join(lines))
 
 
 def info(name: Annotated[str, Positional], json: bool = False) -> None:
@@ -95,27 +94,18 @@ def check(
         workers: Processes; default: one for each core.
         json: Print JSON.
     """
-    from tqdm import tqdm
-
     from zsbir.data.check import check_dataset, check_reading
     from zsbir.data.datasets.published import published_names, read_published
     from zsbir.errors import ZsbirError
 
-    with tqdm(unit=" files", disable=None, leave=False) as bar:
-
-        def tick(what: str, done: int, total: int) -> None:
-            bar.set_description(what, refresh=False)
-            bar.total = total
-            bar.update(done - bar.n)
-
-        options: dict[str, Any] = {"decode": decode, "workers": workers, "tick": tick}
+    with _progress() as progress:
+        options: dict[str, Any] = {"decode": decode, "workers": workers, "progress": progress}
         if name in published_names() and split is None:
             if root is None:
                 raise ZsbirError(f"say where the data set {name} is: --root DIR")
             if unseen is not None or set_data:
                 raise ZsbirError(f"{name} says which classes are unseen: leave out --unseen and --set-data")
-            reading: Reading = read_published(name, root, source)
-            report = check_reading(name, root, reading, **options)
+            report = check_reading(name, root, read_published(name, root, source), **options)
         else:
             if source != "auto":
                 raise ZsbirError("--source is for a published benchmark without a split file: leave it out")
@@ -185,18 +175,11 @@ def cache(
         set_data: Further arguments of the data set, key=value ...: file=my.csv for `table`.
         workers: Processes; default: one for each core.
     """
-    from tqdm import tqdm
-
-    from zsbir.data.filling import fill_cache
+    from zsbir.data.cache import fill_cache
 
     built = _any_split(name, root, unseen, split, set_data)
-    with tqdm(unit=" images", disable=None, leave=False) as bar:
-
-        def tick(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done)
-
-        made, total, problems = fill_cache(built, folder, size, sketch, photo, workers, tick)
+    with _progress() as progress:
+        made, total, problems = fill_cache(built, folder, size, sketch, photo, workers, progress)
     for problem in problems[:20]:
         print(problem)
     print(f"{total:,} images in {folder}: {made:,} decoded now, {len(problems):,} not decodable")
@@ -211,6 +194,21 @@ def _any_split(name: str, root: Path | None, unseen: str | None, split: Path | N
     if split is None and unseen is None and "unseen" not in more and name == "folder":
         unseen = "1"
     return build_dataset(name, root, unseen, split=split, more=more)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a bar for each of several tasks, one after the other."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" files", disable=None, leave=False) as bar:
+
+        def begin(what: str, total: int) -> Callable[[int], object]:
+            bar.reset(total)
+            bar.set_description(what)
+            return lambda count: bar.update(count)
+
+        yield begin
 
 
 COMMANDS = {"list": list_, "info": info, "check": check, "split": split, "cache": cache}

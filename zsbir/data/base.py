@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from zsbir.arguments import close_matches
 from zsbir.data.images import load_image
 from zsbir.data.manifest import describe
 from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
-from zsbir.types import Paths, Records, Split
+from zsbir.names import canonical
+from zsbir.types import DOMAINS, Split
+
+Unseen = str | Sequence[str] | int
+"""The test classes: names, names in one string with commas, or how many to draw."""
 
 DEFAULT_SHARE, DEFAULT_FROM = 0.1, 10
 """The share of the seen classes that are held out unless the user says otherwise, and from how many on."""
@@ -24,7 +31,7 @@ CHANGED = "the files' contents are not those that the split file was written for
 class Dataset:
     """Sketches and photos of seen and unseen classes.
 
-    A subclass calls `__init__` with everything it found; the three parts are made here.
+    A subclass calls `__init__` with everything it found; the parts are made here.
 
     Args:
         seen: The training part, with all seen classes.
@@ -43,6 +50,10 @@ class Dataset:
         ZsbirError: If a class is both seen and unseen (named), or too few classes are left to train on.
 
     Attributes:
+        train: The seen classes, less those held out for validation.
+        validation: The held-out seen classes; empty if there are none.
+        test: The unseen classes.
+        seen_test: Images of the training classes that are kept out of training; empty if ``hold_out=0``.
         spec: What `DATASETS.build` recorded.
         notes: What every report from this dataset must say, such as an overlap that was kept as published.
         variant: What the pixels of `open` depend on beside the file, such as a line width; image caches are kept apart.
@@ -68,14 +79,11 @@ class Dataset:
             raise ZsbirError(f"{len(overlap)} classes are both seen and unseen: {', '.join(overlap)}")
         self.notes = notes
         chosen = held_out_classes(seen.classes, validation, seed)
-        self._train = subset(seen, ~chosen)
-        self._validation = subset(seen, chosen)
-        self._test = unseen
+        self.train, self.validation, self.test = subset(seen, ~chosen), subset(seen, chosen), unseen
         if isinstance(hold_out, Split):
-            self._seen_test = hold_out
+            self.seen_test = hold_out
         else:
-            self._train, self._seen_test = _hold_out_images(self._train, hold_out, seed)
-        self._manifest_hash: str | None = None
+            self.train, self.seen_test = _hold_out_images(self.train, hold_out, seed)
         self._expected_hash = expected_hash
         self._style = style or StrokeStyle()
         if self._style != StrokeStyle():
@@ -94,47 +102,26 @@ class Dataset:
         ]
 
     @property
-    def train(self) -> Split:
-        """The seen classes, less those held out for validation."""
-        return self._train
-
-    @property
-    def validation(self) -> Split:
-        """The held-out seen classes; empty if there are none."""
-        return self._validation
-
-    @property
-    def test(self) -> Split:
-        """The unseen classes."""
-        return self._test
-
-    @property
-    def seen_test(self) -> Split:
-        """Images of the training classes that are kept out of training; empty if ``hold_out=0``."""
-        return self._seen_test
-
-    @property
     def parts(self) -> dict[str, Split]:
         """All parts by name (train, validation, test, and seen_test if it has images)."""
-        parts = {"train": self._train, "validation": self._validation, "test": self._test}
-        return parts | ({"seen_test": self._seen_test} if len(self._seen_test.photos) else {})
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return parts | ({"seen_test": self.seen_test} if len(self.seen_test.photos) else {})
 
     def manifest(self) -> dict[str, Any]:
         """Return the classes and files of every part with their SHA-256, as ``zsbir datasets split`` writes them."""
         return describe(self.parts)
 
-    @property
+    @cached_property
     def manifest_hash(self) -> str:
         """The manifest's SHA-256 in hexadecimal; equal hashes mean equal classes and files, contents included.
 
         The first time every file is read once, see `zsbir.data.hashes`. A warning says so if the dataset was opened
         by a split file that was written for other contents.
         """
-        if self._manifest_hash is None:
-            self._manifest_hash = str(self.manifest()["sha256"])
-            if self.changed_since_split:
-                warnings.warn(f"{CHANGED} (its hash is {str(self._expected_hash)[:12]})", stacklevel=2)
-        return self._manifest_hash
+        found = str(self.manifest()["sha256"])
+        if self._expected_hash not in (None, found):
+            warnings.warn(f"{CHANGED} (its hash is {str(self._expected_hash)[:12]})", stacklevel=3)
+        return found
 
     @property
     def changed_since_split(self) -> bool:
@@ -153,12 +140,37 @@ class Dataset:
 def subset(split: Split, chosen: npt.NDArray[np.bool_]) -> Split:
     """Return the classes of `split` where `chosen` (C,) is true, renumbered from 0 in the same order."""
     new_label = np.where(chosen, np.cumsum(chosen) - 1, -1).astype(np.int64)
+    classes = tuple(compress(split.classes, chosen))
+    return Split.by_domain(lambda d: split.of(d).where(chosen[split.of(d).labels], new_label), classes)
 
-    def part(records: Records) -> Records:
-        return records.where(chosen[records.labels], new_label)
 
-    names = tuple(name for name, wanted in zip(split.classes, chosen, strict=True) if wanted)
-    return Split(part(split.sketches), part(split.photos), names)
+def choose_unseen(where: object, names: tuple[str, ...], unseen: Unseen, seed: int) -> tuple[str, ...]:
+    """Return the unseen classes, in the order of `names`.
+
+    Args:
+        where: What has the classes, for messages.
+        names: All classes.
+        unseen: Which of them, or how many.
+        seed: Seed of the choice.
+
+    Raises:
+        ZsbirError: If a class does not exist (with the close matches), or none is named at all.
+    """
+    if isinstance(unseen, str):
+        unseen = int(unseen) if unseen.strip().isdigit() else [part.strip() for part in unseen.split(",")]
+    if isinstance(unseen, int):
+        if not 0 < unseen < len(names):
+            raise ZsbirError(f"unseen={unseen}: {where} has {len(names)} classes, so give 1 to {len(names) - 1}")
+        drawn = np.random.default_rng(seed).permutation(len(names))[:unseen]
+        return tuple(names[i] for i in sorted(drawn.tolist()))
+    wanted = {canonical(name): name for name in unseen if name}
+    if not wanted:
+        raise ZsbirError(f"say which classes of {where} are unseen: names, or how many. Classes: {', '.join(names)}")
+    known = {canonical(name) for name in names}
+    for plain, name in wanted.items():
+        if plain not in known:
+            raise ZsbirError(f"{where} has no class {name!r} to leave unseen. {close_matches(name, list(names))}")
+    return tuple(name for name in names if canonical(name) in wanted)
 
 
 def held_out_classes(
@@ -191,18 +203,15 @@ def _hold_out_images(train: Split, share: float, seed: int) -> tuple[Split, Spli
     """Return the split without a share of each class's images, and the split of these."""
     if not 0 <= share < 1:
         raise ZsbirError(f"hold_out={share} must be a share of each class's images, from 0 to below 1")
-
-    def part(records: Records, number: int) -> tuple[Records, Records]:
+    out = {}
+    for number, domain in enumerate(DOMAINS):
         rng = np.random.default_rng([seed, number])
-        out = np.zeros(len(records), dtype=bool)
-        for label in range(len(train.classes)):
-            members = rng.permutation(np.flatnonzero(records.labels == label))
-            out[members[: int(len(members) * share)]] = True
-        return records.where(~out), records.where(out)
-
-    if not share:
-        nothing = np.zeros(0, dtype=np.int64)
-        empty = [Records(records.root, Paths(), nothing) for records in (train.sketches, train.photos)]
-        return train, Split(empty[0], empty[1], train.classes)
-    sketches, photos = part(train.sketches, 0), part(train.photos, 1)
-    return Split(sketches[0], photos[0], train.classes), Split(sketches[1], photos[1], train.classes)
+        labels = train.of(domain).labels
+        out[domain] = np.zeros(len(labels), dtype=bool)
+        for label in range(len(train.classes)) if share else ():
+            members = rng.permutation(np.flatnonzero(labels == label))
+            out[domain][members[: int(len(members) * share)]] = True
+    return (
+        Split.by_domain(lambda domain: train.of(domain).where(~out[domain]), train.classes),
+        Split.by_domain(lambda domain: train.of(domain).where(out[domain]), train.classes),
+    )

@@ -1,36 +1,32 @@
 """Decoded, resized images on the disk: later epochs cost no decoding.
 
-A cache folder has one `zsbir.store.Store` for each (size, preparation, drawing style). It holds, by a file's path, its
-size, time of change and the hash of its content, and by that hash the pixels. So equal files share their pixels, and a
-file that was changed is read again.
+A cache folder has one `zsbir.store.Store` for each (size, preparation, drawing style). It holds, by a file's path, size
+and time of change, the hash of its content, and by that hash the pixels. So equal files share their pixels, and a file
+that was changed is read again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from zsbir.data.content import record_bytes
+from zsbir.data.base import Dataset
+from zsbir.data.content import Progress, each, problem, record_bytes, silent
 from zsbir.data.formats import split_record
 from zsbir.data.images import load_image
-from zsbir.data.preprocess import prepare
+from zsbir.data.preprocess import Pixels, prepare
 from zsbir.errors import ZsbirError
 from zsbir.files import stamp
-from zsbir.store import Store
-
-Pixels = npt.NDArray[np.uint8]
+from zsbir.store import Store, digest
+from zsbir.types import DOMAINS, Paths
 
 VERSION = 3
 """Part of a store's name; raise it when decoding or preparing changes."""
-
-_STAMP = struct.Struct("<qq")
 
 
 class ImageCache:
@@ -41,7 +37,7 @@ class ImageCache:
     Args:
         folder: Where caches lie, on a local disk; it must not lie in the data.
         size: Side of the squares, in pixels.
-        how: The preparation, see `zsbir.data.images.prepare`.
+        how: The preparation, see `zsbir.data.preprocess.prepare`.
         open: Decodes a record, such as a dataset's `open`.
         variant: What else the pixels depend on, such as a dataset's `variant` (its line width).
 
@@ -64,7 +60,7 @@ class ImageCache:
         self.how = how
         self.made = 0
         self._open = open
-        style = f"-{_digest(variant.encode()).hex()[:8]}" if variant else ""
+        style = f"-{digest(variant.encode()).hex()[:8]}" if variant else ""
         self.store = Store(Path(folder) / f"{size}-{how}{style}-v{VERSION}.sqlite", "image cache")
 
     def get(self, record: str) -> Pixels:
@@ -77,32 +73,62 @@ class ImageCache:
             ZsbirError: If the file cannot be read or decoded.
         """
         try:
-            now = _STAMP.pack(*stamp(split_record(record)[0]))
+            now = stamp(split_record(record)[0])
         except OSError:
             raise ZsbirError(f"there is no image file {record}") from None
-        key = _digest(os.fsencode(os.path.abspath(record)))  # noqa: PTH100 (called for every image of every epoch)
-        known = self.store.get(key)
-        if known is not None and known.startswith(now):
-            pixels = self.store.get(known[_STAMP.size :])
-            if pixels is not None:
-                return self._square(pixels)
-        return self._make(record, key, now)
-
-    def _make(self, record: str, key: bytes, now: bytes) -> Pixels:
-        content = _digest(record_bytes(record))
-        planes = self.store.get(content)
+        key = digest(os.fsencode(f"{os.path.abspath(record)} {now}"))  # noqa: PTH100 (called for every image)
+        content = self.store.get(key)
+        planes = None if content is None else self.store.get(content)
         if planes is None:
-            # Channels first, as batches are: filling one from the store is then a plain copy.
-            planes = prepare(self._open(record), self.size, self.how).transpose(2, 0, 1).tobytes()
-            self.made += 1
-            self.store.put([(content, planes), (key, now + content)])
-        else:
-            self.store.put([(key, now + content)])
-        return self._square(planes)
-
-    def _square(self, planes: bytes) -> Pixels:
+            content = digest(record_bytes(record))
+            planes = self.store.get(content)
+            new = [(key, content)]
+            if planes is None:
+                # Channels first, as batches are: filling one from the store is then a plain copy.
+                planes = prepare(self._open(record), self.size, self.how).transpose(2, 0, 1).tobytes()
+                self.made += 1
+                new = [(content, planes), *new]
+            self.store.put(new)
         return np.frombuffer(planes, dtype=np.uint8).reshape(3, self.size, self.size).transpose(1, 2, 0)
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+def fill_cache(
+    dataset: Dataset,
+    folder: str | Path,
+    size: int,
+    sketch: str = "squash",
+    photo: str = "squash",
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> tuple[int, int, list[str]]:
+    """Decode every image of a data set that the cache lacks, or has of an older file.
+
+    Args:
+        dataset: Whose images.
+        folder: The cache folder.
+        size: Side of the squares in pixels.
+        sketch: How a sketch becomes a square, see `zsbir.data.preprocess.WAYS`.
+        photo: Likewise for photos.
+        workers: Processes; None: one for each core.
+        progress: See `zsbir.data.content.Progress`.
+
+    Returns:
+        How many were decoded now, how many there are, and one message for each that cannot be.
+    """
+    made = total = 0
+    problems: list[str] = []
+    for domain, how in zip(DOMAINS, (sketch, photo), strict=True):
+        held = [split.of(domain) for split in dataset.parts.values()]
+        files = Paths(f"{records.root}/{path}" for records in held for path in records.paths)
+        work = partial(_fill, ImageCache(folder, size, how, dataset.open, dataset.variant))
+        for new, message in each(work, files, workers or os.cpu_count() or 1, progress(f"{domain} images", len(files))):
+            made += new
+            problems += [message] if message else []
+        total += len(files)
+    return made, total, problems
+
+
+def _fill(cache: ImageCache, record: str) -> tuple[int, str]:
+    before = cache.made
+    message = problem(cache.get, record)
+    return cache.made - before, message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from zsbir.data.base import CHANGED, Dataset
-from zsbir.data.content import MISSING, fingerprints, in_chunks, record_bytes, sizes, undecodable
+from zsbir.data.content import MISSING, Progress, each, fingerprint, problem, record_bytes, record_size, silent
 from zsbir.data.datasets.published import Reading, published
+from zsbir.data.images import load_image
 from zsbir.data.scan import Skipped, describe_skipped
-from zsbir.types import Paths, Records, Split
+from zsbir.types import DOMAINS, Paths, Split
 
 SHOWN = 20
 """How many examples of each kind of problem a report lists."""
@@ -59,18 +60,12 @@ class CheckReport:
 
     def table(self) -> str:
         """Return the report as text."""
-        rows = [("part", "domain", "classes", "images", "published")]
-        rows += [
-            (c["part"], c["domain"], str(c["classes"]), f"{c['images']:,}", _number(c["published"]))
-            for c in self.counts
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        columns = ("part", "domain", "classes", "images", "published")
+        rows = [columns, *(tuple(_cell(count[name]) for name in columns) for count in self.counts)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [f"{self.name} in {self.root}, read from {self.source}"]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
-        for kind, texts in (("error", self.errors), ("warning", self.warnings)):
-            lines += [f"{kind}: {text}" for text in texts]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += [f"error: {text}" for text in self.errors] + [f"warning: {text}" for text in self.warnings]
         for kind, files in self.examples.items():
             lines += [f"{kind}:", *(f"  {file}" for file in files)]
         how = "decoded" if self.decoded else "not decoded"
@@ -83,26 +78,24 @@ def check_reading(name: str, root: Path, reading: Reading, **options: Any) -> Ch
     report = CheckReport(name, str(root), reading.source)
     facts = published(name)
     parts = {"train": reading.seen, "test": reading.unseen}
-    from_lists = reading.source.startswith("lists")
-    for part, split in parts.items():
-        for domain in ("sketch", "photo"):
-            expected = facts["lists"][f"{domain}_{part}"]["count"]
-            found = len(split.of(domain))
-            _count(report, part, domain, split, expected)
-            # PuXIM's sketch list is that of another split: its other classes are left out on purpose.
-            other = name == "sketchy-ambiguity" and (domain, part) == ("sketch", "train")
-            if expected is not None and found != expected and not other:
-                text = f"{part} has {found:,} {domain} images, published are {expected:,}"
-                (report.errors if from_lists else report.warnings).append(text)
+    published_counts = {part: item["count"] for part, item in facts["lists"].items()}
+    _count(report, parts, published_counts)
+    for row in report.counts:
+        part, domain, found, expected = (row[key] for key in ("part", "domain", "images", "published"))
+        # PuXIM's sketch list is that of another split: its other classes are left out on purpose.
+        other = name == "sketchy-ambiguity" and (domain, part) == ("sketch", "train")
+        if expected not in (None, found) and not other:
+            text = f"{part} has {found:,} {domain} images, published are {expected:,}"
+            (report.errors if reading.source.startswith("lists") else report.warnings).append(text)
     if reading.missing:
         report.errors.append(f"{len(reading.missing)} classes without images: {_some(reading.missing)}")
     if reading.extra:
         report.warnings.append(f"{len(reading.extra)} folders of no class of {name}: {_some(reading.extra)}")
     _skipped(report, reading.skipped)
     report.warnings += reading.problems
-    overlap = set(reading.seen.classes) & set(reading.unseen.classes)
+    overlap = sorted(set(reading.seen.classes) & set(reading.unseen.classes))
     if overlap:
-        report.warnings.append(f"{len(overlap)} training classes are test classes: {_some(sorted(overlap))}")
+        report.warnings.append(f"{len(overlap)} training classes are test classes: {_some(overlap)}")
     return check_parts(report, parts, root, **options)
 
 
@@ -112,10 +105,7 @@ def check_dataset(name: str, dataset: Dataset, **options: Any) -> CheckReport:
     spec = getattr(dataset, "spec", {})
     source = "a split file" if spec.get("split") else {"folder": "class folders", "table": "a table"}.get(name, "code")
     report = CheckReport(name, str(root), source)
-    for part, split in dataset.parts.items():
-        if split.classes:
-            for domain in ("sketch", "photo"):
-                _count(report, part, domain, split, None)
+    _count(report, dataset.parts, {})
     _skipped(report, getattr(dataset, "skipped", []))
     report.warnings += dataset.notes
     with warnings.catch_warnings(action="ignore"):
@@ -130,7 +120,7 @@ def check_parts(
     root: Path,
     decode: bool = False,
     workers: int | None = None,
-    tick: Callable[[str, int, int], object] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> CheckReport:
     """Look at every file of `parts` and add what is wrong to `report`.
 
@@ -140,79 +130,46 @@ def check_parts(
         root: What the paths are relative to.
         decode: Also decode every image.
         workers: Processes; None: one for each core.
-        tick: Called with what is being done, how many files are done, and of how many.
+        progress: See `zsbir.data.content.Progress`.
     """
     workers = workers or os.cpu_count() or 1
-    paths, is_test, is_photo = _flatten(parts)
-    report.checked = len(paths)
+    groups = [(part, domain, split.of(domain).paths) for part, split in parts.items() for domain in DOMAINS]
+    paths = Paths.join(held for _, _, held in groups)
+    lengths = [len(held) for _, _, held in groups]
+    is_test = np.repeat([part == "test" for part, _, _ in groups], lengths)
+    is_photo = np.repeat([domain == "photo" for _, domain, _ in groups], lengths)
+    files = Paths(f"{root}/{path}" for path in paths)
+    report.checked = len(files)
 
-    def stage(what: str, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            tick(what, done, total)
-
-        return advance
-
-    where = str(root)
     # One process: a stat costs less than sending its path to another one.
-    held = _joined(list(in_chunks(partial(sizes, where), paths, 1, stage("sizes", len(paths)))), np.int64)
-    _problem(report, "missing files", [paths[i] for i in np.flatnonzero(held == MISSING).tolist()])
-    _problem(report, "empty files", [paths[i] for i in np.flatnonzero(held == 0).tolist()])
-    candidates = np.flatnonzero((held > 0) & (_shared(held, is_test) | _shared(held, is_photo)))
-    some = paths.take(candidates)
-    found = in_chunks(partial(fingerprints, where), some, workers, stage("hashes", len(some)))
-    prints = _joined(list(found), np.uint64)
-    pairs = _twins(root, some, prints, is_test[candidates])
-    _problem(report, "duplicates between training and test", [f"{a} = {b}" for a, b in pairs])
-    pairs = _twins(root, some, prints, is_photo[candidates])
-    _problem(report, "duplicates between sketch and photo", [f"{a} = {b}" for a, b in pairs])
+    sizes = np.fromiter(each(record_size, files, 1, progress("sizes", len(files))), np.int64, len(files))
+    _problem(report, "missing files", [paths[i] for i in np.flatnonzero(sizes == MISSING).tolist()])
+    _problem(report, "empty files", [paths[i] for i in np.flatnonzero(sizes == 0).tolist()])
+    alike = np.flatnonzero((sizes > 0) & (_shared(sizes, is_test) | _shared(sizes, is_photo)))
+    found = each(fingerprint, files.take(alike), workers, progress("hashes", len(alike)))
+    prints = np.zeros(len(files), dtype=np.uint64)
+    prints[alike] = np.fromiter(found, np.uint64, len(alike))
+    for side, what in ((is_test, "training and test"), (is_photo, "sketch and photo")):
+        twins = [f"{paths[a]} = {paths[b]}" for a, b in _twins(files, prints, side)]
+        _problem(report, f"duplicates between {what}", twins)
     if decode:
         report.decoded = True
-        texts = in_chunks(partial(undecodable, where), paths, workers, stage("decoding", len(paths)))
-        _problem(report, "undecodable images", [text for chunk in texts for text in chunk])
+        texts = each(partial(problem, load_image), files, workers, progress("decoding", len(files)))
+        _problem(report, "undecodable images", list(filter(None, texts)))
     return report
-
-
-def _flatten(parts: Mapping[str, Split]) -> tuple[Paths, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return all paths with (n,) bool whether each is a test image, and whether it is a photo."""
-    groups: list[tuple[Records, bool, bool]] = []
-    for part, split in parts.items():
-        groups += [(split.sketches, part == "test", False), (split.photos, part == "test", True)]
-    lengths = [len(records) for records, _, _ in groups]
-    return (
-        Paths.join(records.paths for records, _, _ in groups),
-        np.repeat([test for _, test, _ in groups], lengths),
-        np.repeat([photo for _, _, photo in groups], lengths),
-    )
 
 
 def _shared(values: npt.NDArray[Any], side: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return (n,) bool: does the value occur on both sides?"""
-    both = np.intersect1d(values[side], values[~side])
-    return np.isin(values, both)
+    return np.isin(values, np.intersect1d(values[side], values[~side]))
 
 
-def _twins(
-    root: Path, paths: Paths, prints: npt.NDArray[np.uint64], side: npt.NDArray[np.bool_]
-) -> list[tuple[str, str]]:
-    """Return pairs of records of equal content, one of each side; each record of the first side once."""
+def _twins(files: Paths, prints: npt.NDArray[np.uint64], side: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return pairs of files of equal content: each that is not of the side with the first that is."""
     rows = np.flatnonzero(_shared(prints, side) & (prints != 0))
-    first: dict[int, str] = {}
-    for row in rows[side[rows]].tolist():
-        first.setdefault(int(prints[row]), paths[row])
-    pairs = []
-    for row in rows[~side[rows]].tolist():
-        other = first[int(prints[row])]
-        if record_bytes(f"{root}/{paths[row]}") == record_bytes(f"{root}/{other}"):
-            pairs.append((paths[row], other))
-    return pairs
-
-
-def _joined(chunks: list[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:
-    return np.concatenate(chunks) if chunks else np.zeros(0, dtype=kind)
+    first = {prints[row]: row for row in reversed(rows[side[rows]].tolist())}
+    pairs = [(row, first[prints[row]]) for row in rows[~side[rows]].tolist()]
+    return [(a, b) for a, b in pairs if record_bytes(files[a]) == record_bytes(files[b])]
 
 
 def _problem(report: CheckReport, kind: str, found: list[str]) -> None:
@@ -227,16 +184,17 @@ def _skipped(report: CheckReport, found: Skipped) -> None:
         report.examples["left out"] = [f"{path}: {reason}" for path, reason in found[:SHOWN]]
 
 
-def _count(report: CheckReport, part: str, domain: str, split: Split, expected: int | None) -> None:
-    records = split.sketches if domain == "sketch" else split.photos
-    classes = len(np.unique(records.labels))
-    row = {"part": part, "domain": domain, "classes": classes, "images": len(records), "published": expected}
-    report.counts.append(row)
+def _count(report: CheckReport, parts: Mapping[str, Split], expected: Mapping[str, int | None]) -> None:
+    for part, split in parts.items():
+        for domain in DOMAINS if split.classes else ():
+            records, known = split.of(domain), expected.get(f"{domain}_{part}")
+            row = {"part": part, "domain": domain, "classes": len(np.unique(records.labels)), "images": len(records)}
+            report.counts.append({**row, "published": known})
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,12 +19,11 @@ from tqdm import tqdm
 from zsbir.data.formats import split_record
 from zsbir.errors import ZsbirError
 from zsbir.files import open_regular, stamp
-from zsbir.store import Store
+from zsbir.store import Store, digest
 
 WORTH_KEEPING = 1000
 """Fewer files are read again each time: that takes less than a second."""
 _BYTES = 16  # of a file's BLAKE2b digest
-_STAMP = struct.Struct("<qq")
 _THREADS = 8
 
 
@@ -44,48 +42,48 @@ def content_hash(root: Path, records: Iterable[str]) -> str:
             enters with its name alone.
     """
     names = sorted({split_record(name)[0] for name in records})
-    digests = _digests(str(root.resolve()), names)
+    home = root.resolve()
+    digests = _digests([f"{home}/{name}" for name in names])
     whole = hashlib.sha256()
-    for name, digest in zip(names, digests, strict=True):
-        whole.update(name.encode("utf-8", "surrogateescape") + b"\0" + digest)
+    for name, content in zip(names, digests, strict=True):
+        whole.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
     return whole.hexdigest()
 
 
-def _digests(root: str, names: list[str]) -> list[bytes]:
+def _digests(files: list[str]) -> list[bytes]:
     """Return the digests of the files, zeros for one that cannot be read."""
     store = None
-    if len(names) >= WORTH_KEEPING:
+    if len(files) >= WORTH_KEEPING:
         with suppress(ZsbirError):  # no place to write: the files are read again next time
             store = Store(user_cache() / "hashes.sqlite", "store of file hashes")
-    digests = [bytes(_BYTES)] * len(names)
-    stamps: dict[int, bytes] = {}
-    for i, name in enumerate(names):
-        file = f"{root}/{name}"
-        with suppress(OSError):  # a missing file keeps its zeros
-            now = _STAMP.pack(*stamp(file))
-            known = store.get(os.fsencode(file)) if store else None
-            if known is not None and known.startswith(now):
-                digests[i] = known[_STAMP.size :]
-            else:
-                stamps[i] = now
-    if stamps:
+    keys = [_key(file) if store else b"" for file in files]
+    digests = [store.get(key) if store and key else None for key in keys]
+    unread = [i for i, known in enumerate(digests) if known is None]
+    if unread:
         with ThreadPoolExecutor(_THREADS) as pool:  # reading and hashing let other threads run
-            found = pool.map(_digest, (f"{root}/{names[i]}" for i in stamps), chunksize=64)
-            bar = tqdm(found, "reading all files once", len(stamps), unit=" files", delay=2, leave=False, disable=None)
-            for i, digest in zip(stamps, bar, strict=True):
-                digests[i] = digest
-        if store:
-            with suppress(ZsbirError):
-                read = ((i, now) for i, now in stamps.items() if any(digests[i]))
-                store.put((os.fsencode(f"{root}/{names[i]}"), now + digests[i]) for i, now in read)
+            found = pool.map(_digest, (files[i] for i in unread), chunksize=64)
+            bar = tqdm(found, "reading all files once", len(unread), unit=" files", delay=2, leave=False, disable=None)
+            for i, content in zip(unread, bar, strict=True):
+                digests[i] = content
     if store:
+        with suppress(ZsbirError):
+            store.put((keys[i], digests[i] or b"") for i in unread if keys[i] and digests[i])
         store.close()
-    return digests
+    return [known or bytes(_BYTES) for known in digests]
+
+
+def _key(file: str) -> bytes:
+    """Return what a file's digest is found by until it changes; nothing for a missing file."""
+    try:
+        return digest(os.fsencode(f"{file} {stamp(file)}"))
+    except OSError:
+        return b""
 
 
 def _digest(file: str) -> bytes:
+    """Return a file's digest; nothing for one that cannot be read."""
     try:
         with open_regular(file) as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=_BYTES)).digest()
     except OSError:
-        return bytes(_BYTES)
+        return b""

@@ -17,46 +17,38 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from zsbir.data.formats import split_record
 from zsbir.data.hashes import content_hash
+from zsbir.data.scan import labelled
 from zsbir.errors import ZsbirError
 from zsbir.files import read_regular, reading
-from zsbir.types import Domain, Paths, Records, Split
+from zsbir.types import DOMAINS, Domain, Paths, Records, Split
 
 FORMAT = "zsbir-split-2"
 PARTS = ("train", "validation", "test")
-DOMAINS: tuple[Domain, ...] = ("sketch", "photo")
 
 
 def describe(splits: Mapping[str, Split]) -> dict[str, Any]:
     """Return the manifest of a dataset's parts (`Dataset.parts`), its hash included, ready for JSON."""
-    files: dict[str, dict[str, dict[str, list[str]]]] = {}
-    for domain in DOMAINS:
+    files: dict[Domain, dict[str, dict[str, list[str]]]] = {domain: {} for domain in DOMAINS}
+    for domain, parts in files.items():
         for part, split in splits.items():
             records = split.of(domain)
-            groups: dict[str, list[str]] = {name: [] for name in split.classes}
-            for path, label in zip(records.paths, records.labels.tolist(), strict=True):
+            groups = parts[part] = {name: [] for name in split.classes}
+            for path, label in sorted(zip(records.paths, records.labels.tolist(), strict=True)):
                 groups[split.classes[label]].append(path)
-            files.setdefault(domain, {})[part] = {name: sorted(paths) for name, paths in groups.items()}
+    held = [split.of(domain) for split in splits.values() for domain in DOMAINS]
     body = {
         "format": FORMAT,
         "classes": {part: list(split.classes) for part, split in splits.items()},
         "files": files,
-        "content": content_hash(*_all_files(splits)),
+        "content": content_hash(held[0].root, (path for records in held for path in records.paths)),
     }
     return {**body, "sha256": digest(body)}
-
-
-def _all_files(splits: Mapping[str, Split]) -> tuple[Path, list[str]]:
-    """Return the folder that all files lie in, and their names below it."""
-    held = [split.of(domain) for split in splits.values() for domain in DOMAINS]
-    return held[0].root, [path for records in held for path in records.paths]
 
 
 def write_manifest(manifest: Mapping[str, Any], file: str | Path) -> None:
@@ -80,21 +72,18 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """Return what changed from one manifest to another in a few words, or None if they are equal."""
     if old["sha256"] == new["sha256"]:
         return None
-    before, after = _flat(old), _flat(new)
     changes = []
     for part in dict.fromkeys((*old["classes"], *new["classes"])):
-        lost, added = (
-            sorted(set(one["classes"].get(part, ())) - set(other["classes"].get(part, ())))
-            for one, other in ((old, new), (new, old))
-        )
-        changes += [f"{part} lacks {_some(lost)}"] if lost else []
-        changes += [f"{part} has {_some(added)} besides"] if added else []
+        before, after = (set(one["classes"].get(part, ())) for one in (old, new))
+        changes += [f"{part} lacks {_some(before - after)}"] if before - after else []
+        changes += [f"{part} has {_some(after - before)} besides"] if after - before else []
+    was, now = _flat(old), _flat(new)
     for names, what in (
-        (before.keys() - after.keys(), "are gone"),
-        (after.keys() - before.keys(), "are new"),
-        ({name for name in before.keys() & after.keys() if before[name] != after[name]}, "moved to another class"),
+        (was.keys() - now.keys(), "are gone"),
+        (now.keys() - was.keys(), "are new"),
+        ({name for name in was.keys() & now.keys() if was[name] != now[name]}, "moved to another class"),
     ):
-        changes += [f"{len(names):,} files {what} ({_some(sorted(names))})"] if names else []
+        changes += [f"{len(names):,} files {what} ({_some(names)})"] if names else []
     return "; ".join(changes) or "files have other contents"
 
 
@@ -109,8 +98,8 @@ def _flat(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def _some(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def digest(body: Mapping[str, Any]) -> str:
@@ -136,7 +125,8 @@ def read_manifest(file: str | Path, root: Path, **given: Any) -> dict[str, Any]:
             that are not there; or if something was given that the split file already says.
     """
     if any(given.values()):
-        raise ZsbirError(f"the split {file} says what is seen and held out: leave out {', '.join(given)}")
+        names = ", ".join(name for name, value in given.items() if value)
+        raise ZsbirError(f"the split {file} says what is seen and held out: leave out {names}")
     path = Path(file)
     with reading("split file", path):
         body = json.loads(read_regular(path))
@@ -147,34 +137,31 @@ def read_manifest(file: str | Path, root: Path, **given: Any) -> dict[str, Any]:
             f"the split file {path} was changed after it was written: its hash does not fit; write it anew"
         )
     try:
-        splits = {part: _split(root, body, part) for part in body["classes"] | dict.fromkeys(PARTS)}
+        seen, unseen = _split(root, body, "train", "validation"), _split(root, body, "test")
+        others = {part: _split(root, body, part) for part in body["classes"] if part not in PARTS}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ZsbirError(f"the split file {path} is incomplete: {error!r} is missing; write it anew") from None
-    missing = [str(name) for split in splits.values() for d in DOMAINS for name in _absent(split.of(d))]
+    missing = [name for split in (seen, unseen, *others.values()) for d in DOMAINS for name in _absent(split.of(d))]
     if missing:
         raise ZsbirError(
             f"{len(missing)} files of the split {path} are not under {root}, the first is {missing[0]}: check the root"
         )
-    train, held = splits["train"], splits["validation"]
-    sketches, photos = (_both(train.of(domain), held.of(domain), len(train.classes)) for domain in DOMAINS)
     return {
-        "seen": Split(sketches, photos, train.classes + held.classes),
-        "unseen": splits["test"],
-        "validation": held.classes,
-        "hold_out": splits.get("seen_test", 0.0),
+        "seen": seen,
+        "unseen": unseen,
+        "validation": seen.classes[len(body["classes"]["train"]) :],
+        "hold_out": others.get("seen_test", 0.0),
         "expected_hash": str(body["sha256"]),
     }
 
 
-def _split(root: Path, body: Mapping[str, Any], part: str) -> Split:
-    classes = tuple(str(name) for name in body["classes"][part])
-    made = {}
-    for domain in DOMAINS:
-        groups = [body["files"][domain][part][name] for name in classes]
-        paths = Paths(path for group in groups for path in group)
-        labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(group) for group in groups])
-        made[domain] = Records(root, paths, labels)
-    return Split(made["sketch"], made["photo"], classes)
+def _split(root: Path, body: Mapping[str, Any], *parts: str) -> Split:
+    classes = [(part, str(name)) for part in parts for name in body["classes"][part]]
+    files = body["files"]
+    return Split.by_domain(
+        lambda domain: labelled(root, [Paths(files[domain][part][name]) for part, name in classes]),
+        tuple(name for _, name in classes),
+    )
 
 
 def _absent(records: Records) -> list[str]:
@@ -191,8 +178,3 @@ def _absent(records: Records) -> list[str]:
         if name not in held[folder]:
             absent.append(path)
     return absent
-
-
-def _both(first: Records, second: Records, offset: int) -> Records:
-    labels = np.concatenate([first.labels, second.labels + offset])
-    return Records(first.root, Paths.join([first.paths, second.paths]), labels)

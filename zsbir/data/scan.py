@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from zsbir.data.formats import kind_of, split_record
+from zsbir.data.strokes import count_drawings
 from zsbir.errors import ZsbirError
-from zsbir.types import Paths, Records
+from zsbir.names import canonical
+from zsbir.types import Domain, Paths, Records
 
-SKETCH_FOLDERS = ("sketch", "sketches", "drawing", "drawings", "quickdraw")
-PHOTO_FOLDERS = ("photo", "photos", "image", "images", "picture", "pictures", "real")
+DOMAIN_FOLDERS: dict[Domain, tuple[str, ...]] = {
+    "sketch": ("sketch", "sketches", "drawing", "drawings", "quickdraw"),
+    "photo": ("photo", "photos", "image", "images", "picture", "pictures", "real"),
+}
 """Names of the two domains' folders, in lower case."""
 
 NO_IMAGE = "it is no image"
@@ -31,12 +35,44 @@ class Found:
     """The images of one domain, as class folders hold them.
 
     Attributes:
-        classes: Class name (the folder's name) to the image paths relative to the root, sorted.
+        classes: Class name to the image paths relative to the root, sorted.
         skipped: The files that were left out.
     """
 
-    classes: dict[str, Paths] = field(default_factory=dict)
-    skipped: Skipped = field(default_factory=list)
+    classes: dict[str, Paths]
+    skipped: Skipped
+
+    def records(self, root: Path, classes: Sequence[str]) -> Records:
+        """Return the images of `classes` in that order, labelled by position; a class that was not found has none."""
+        return labelled(root, [self.classes.get(name, Paths()) for name in classes])
+
+
+def labelled(root: Path, groups: Sequence[Paths]) -> Records:
+    """Return the records of all groups, labelled by their group's position."""
+    labels = np.repeat(np.arange(len(groups), dtype=np.int64), [len(group) for group in groups])
+    return Records(root, Paths.join(groups), labels)
+
+
+def existing_folder(root: str | Path) -> Path:
+    """Return `root` as a path.
+
+    Raises:
+        ZsbirError: If it is no folder.
+    """
+    path = Path(root).expanduser()
+    if not os.path.isdir(path):  # noqa: PTH112 (a name that no file can have is no folder; Path raises)
+        what = "not a folder" if os.path.exists(path) else "missing"  # noqa: PTH110
+        raise ZsbirError(f"the dataset root {path} is {what}: check the path")
+    return path
+
+
+def label_file(root: Path, name: str) -> list[str] | None:
+    """Return the classes in a label file (one a line) in `root` or one level up, or None where there is none."""
+    for path in (root / name, root.resolve().parent / name):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
+            return [line.strip() for line in text.splitlines() if line.strip()]
+    return None
 
 
 def describe_skipped(skipped: Skipped) -> str:
@@ -46,65 +82,60 @@ def describe_skipped(skipped: Skipped) -> str:
     return f"{len(skipped):,} files are left out ({listed})"
 
 
-def find_domain(root: Path, names: Iterable[str]) -> str | None:
-    """Return the folder under `root` that carries one of `names`, whatever its case, or None.
+def find_domain(root: Path, domain: Domain) -> str | None:
+    """Return the folder under `root` that carries one of the domain's names, whatever its case, or None.
 
     Raises:
         ZsbirError: If several do.
     """
-    wanted = {name.lower() for name in names}
-    held = sorted(entry.name for entry in os.scandir(root) if entry.name.lower() in wanted and entry.is_dir())
+    names = DOMAIN_FOLDERS[domain]
+    held = sorted(entry.name for entry in os.scandir(root) if entry.name.lower() in names and entry.is_dir())
     if len(held) > 1:
         raise ZsbirError(f"{root} has both {' and '.join(held)}, which mean the same domain: leave one of them")
     return held[0] if held else None
 
 
-def scan_classes(root: Path, folder: str) -> Found:
-    """List the images of all class folders in ``root/folder``; links are followed.
+def scan_classes(root: Path, folders: Iterable[str], spelling: Mapping[str, str]) -> Found:
+    """List the images of all class folders in ``root/folder`` of all `folders`; links are followed.
 
     A class is a sub-folder, or a QuickDraw file ``<class>.ndjson``. Hidden files and folders are left out.
 
     Args:
         root: What the paths are relative to.
-        folder: The domain's folder, relative to it, with forward slashes.
+        folders: Folders relative to it, with forward slashes.
+        spelling: Canonical class names (see `zsbir.names.canonical`) to the names that they get; others keep theirs.
 
     Returns:
-        Every class folder, the empty ones included.
+        Every class, the empty ones included; what has the same name is joined.
     """
-    found = Found()
-    for entry in _entries(root / folder, found.skipped):
-        relative = f"{folder}/{entry.name}"
-        if entry.is_dir():
-            found.classes[entry.name] = _scan_folder(root, relative, found.skipped)
-        elif kind_of(entry.name) == "ndjson" and _usable(entry, found.skipped):
-            name = entry.name.rpartition(".")[0].removeprefix("full_simplified_")
-            found.classes[name] = Paths(records_in(root, relative))
-        elif kind_of(entry.name) != "ndjson":
-            found.skipped.append((entry.path, NO_IMAGE))
-    return found
-
-
-def _scan_folder(root: Path, folder: str, skipped: Skipped) -> Paths:
-    """Return the images in ``root/folder``, relative to `root` and sorted."""
-    names: list[str] = []
-    for entry in _entries(root / folder, skipped):
-        if kind_of(entry.name) is None:
-            if not entry.is_dir():
+    parts: dict[str, list[Paths]] = {}
+    skipped: Skipped = []
+    for folder in folders:
+        for entry in _entries(root / folder, skipped):
+            name, path = entry.name, f"{folder}/{entry.name}"
+            if entry.is_dir():
+                files = [
+                    f"{path}/{inner.name}" for inner in _entries(root / path, skipped) if _is_image(inner, skipped)
+                ]
+                paths = Paths(record for file in files for record in records_in(root, file))
+            elif kind_of(name) != "ndjson":
                 skipped.append((entry.path, NO_IMAGE))
-        elif _usable(entry, skipped):
-            names.append(entry.name)
-    return Paths(path for name in names for path in records_in(root, f"{folder}/{name}"))
+                continue
+            elif _usable(entry, skipped):
+                name = name.rpartition(".")[0].removeprefix("full_simplified_")
+                paths = Paths(records_in(root, path))
+            else:
+                continue
+            parts.setdefault(spelling.get(canonical(name), name), []).append(paths)
+    return Found({name: Paths.join(held) for name, held in parts.items()}, skipped)
 
 
 def records_in(root: Path, path: str) -> Iterator[str]:
     """Yield the records of a file relative to `root`: itself, or one for each drawing of a QuickDraw file."""
-    if kind_of(path) != "ndjson" or split_record(path)[1] is not None:
+    if kind_of(path) == "ndjson" and split_record(path)[1] is None:
+        yield from (f"{path}#{number}" for number in range(count_drawings(str(root / path))))
+    else:
         yield path
-        return
-    from zsbir.data.strokes import count_drawings
-
-    for number in range(count_drawings(str(root / path))):
-        yield f"{path}#{number}"
 
 
 def photo_files(source: str | Path, skipped: Skipped | None = None, links: bool = False) -> Iterator[str]:
@@ -163,17 +194,18 @@ def _entries(folder: str | Path, skipped: Skipped) -> list[os.DirEntry[str]]:
     except OSError as error:
         skipped.append((str(folder), f"it cannot be opened ({error.strerror})"))
         return []
-    odd = [entry.path for entry in entries if not _is_utf8(entry.name)]
+    odd = [entry.path for entry in entries if entry.name.encode(errors="ignore") != os.fsencode(entry.name)]
     skipped += [(os.fsencode(path).decode("utf-8", "backslashreplace"), "its name is not UTF-8") for path in odd]
     return [entry for entry in entries if entry.path not in odd] if odd else entries
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_image(entry: os.DirEntry[str], skipped: Skipped) -> bool:
+    """Tell whether an entry of a class folder is an image or drawing that can be read; note a file that is not."""
+    if kind_of(entry.name) is not None:
+        return _usable(entry, skipped)
+    if not entry.is_dir():
+        skipped.append((entry.path, NO_IMAGE))
+    return False
 
 
 def _usable(entry: os.DirEntry[str], skipped: Skipped, home: str | None = None) -> bool:
@@ -190,10 +222,3 @@ def _usable(entry: os.DirEntry[str], skipped: Skipped, home: str | None = None) 
         return True
     skipped.append((entry.path, reason))
     return False
-
-
-def records_of(root: Path, found: dict[str, Paths], classes: tuple[str, ...]) -> Records:
-    """Return the files of `classes` in that order, labelled by position; a class that was not found has none."""
-    parts = [found.get(name, Paths()) for name in classes]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(part) for part in parts])
-    return Records(root, Paths.join(parts), labels)

@@ -8,8 +8,9 @@ told by the classes in it, not by its name.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,6 @@ import numpy as np
 from zsbir.errors import ZsbirError
 from zsbir.names import canonical
 from zsbir.types import Labels, Paths, Records
-
-
-@dataclass(frozen=True)
-class ListFiles:
-    """The four lists of one benchmark.
-
-    Attributes:
-        folder: The name of their folder.
-        files: ``"sketch_train"``, ``"sketch_test"``, ``"photo_train"`` and ``"photo_test"`` to the list's path.
-    """
-
-    folder: str
-    files: Mapping[str, Path]
 
 
 @dataclass
@@ -50,26 +38,29 @@ class ListPart:
     problems: list[str] = field(default_factory=list)
 
 
-def find_lists(root: Path, facts: Mapping[str, Any]) -> ListFiles | None:
+def find_lists(root: Path, facts: Mapping[str, Any]) -> dict[str, Path] | None:
     """Return the lists under ``root/zeroshot*`` whose classes are those of a benchmark, or None.
 
     Args:
         root: The data set's folder.
         facts: See `zsbir.data.datasets.published.published`.
+
+    Returns:
+        ``"sketch_train"``, ``"sketch_test"``, ``"photo_train"`` and ``"photo_test"`` to the list's path.
     """
     for folder in sorted(path for path in root.glob("zeroshot*") if path.is_dir()):
         lists = {part: folder / item["file"] for part, item in facts["lists"].items()}
-        if not all(path.is_file() for path in lists.values()):
-            continue
-        if _classes(lists["photo_test"]) == {canonical(name) for name in facts["unseen"]} and _classes(
-            lists["photo_train"]
-        ) == {canonical(name) for name in facts["seen"]}:
-            return ListFiles(folder.name, lists)
+        if all(path.is_file() for path in lists.values()) and all(
+            _classes(lists[part]) == set(map(canonical, facts[side]))
+            for part, side in (("photo_test", "unseen"), ("photo_train", "seen"))
+        ):
+            return lists
     return None
 
 
 def _classes(path: Path) -> set[str]:
-    return {canonical(name.rpartition("/")[2]) for name in {path.rpartition("/")[0] for path in read_list(path)[0]}}
+    folders = {file.rpartition("/")[0] for file in read_list(path)[0]}
+    return {canonical(folder.rpartition("/")[2]) for folder in folders}
 
 
 def read_list(path: Path) -> tuple[list[str], Labels]:
@@ -92,17 +83,13 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
         raise ZsbirError(f"cannot read the list {path}: {error.strerror}") from None
     paths: list[str] = []
     numbers: list[int] = []
-    for line in text.replace("\\", "/").replace("\t", " ").split("\n"):
-        stripped = line.strip()
-        if not stripped:
+    for line in map(str.strip, text.replace("\\", "/").replace("\t", " ").split("\n")):
+        if not line:
             continue
-        name, _, number = stripped.rpartition(" ")
-        if name and number.isdecimal() and len(number) < 10:
-            paths.append(name.rstrip().removeprefix("./"))
-            numbers.append(int(number))
-        else:
-            paths.append(stripped.removeprefix("./"))
-            numbers.append(-1)
+        name, _, number = line.rpartition(" ")
+        numbered = bool(name) and number.isdecimal() and len(number) < 10
+        paths.append((name.rstrip() if numbered else line).removeprefix("./"))
+        numbers.append(int(number) if numbered else -1)
     return paths, np.array(numbers, dtype=np.int64)
 
 
@@ -119,28 +106,21 @@ def read_part(root: Path, path: Path, classes: list[str]) -> ListPart:
     """
     names, numbers = read_list(path)
     known = {canonical(name): number for number, name in enumerate(classes)}
-    finder = _FolderFinder(root)
-    folders: dict[str, tuple[str, int]] = {}
+    find = _finder(root)
+    folders: dict[str, tuple[str | None, int]] = {}
     labels = np.empty(len(names), dtype=np.int64)
     resolved: list[str] = []
-    absent: set[str] = set()
-    other: set[str] = set()
     for row, name in enumerate(names):
         folder, _, file = name.rpartition("/")
         if folder not in folders:
-            own = folder.rpartition("/")[2]
-            label = known.get(canonical(own), -1)
-            there = finder.find(folder)
-            if label < 0:
-                other.add(own)
-            elif there is None:
-                absent.add(classes[label])
-            folders[folder] = (there or folder, label)
+            folders[folder] = find(folder), known.get(canonical(folder.rpartition("/")[2]), -1)
         there, labels[row] = folders[folder]
-        resolved.append(f"{there}/{file}")
+        resolved.append(f"{there or folder}/{file}")
     keep = labels >= 0
-    part = ListPart(Records(root, Paths(resolved), labels).where(keep), absent=absent)
+    part = ListPart(Records(root, Paths(resolved), labels).where(keep))
     part.present = {classes[label] for label in np.unique(labels[keep]).tolist()}
+    part.absent = {classes[label] for there, label in folders.values() if there is None and label >= 0}
+    other = {folder.rpartition("/")[2] for folder, (_, label) in folders.items() if label < 0}
     wrong = int(np.sum(keep & (numbers >= 0) & (numbers != labels)))
     where = f"{path.parent.name}/{path.name}"
     if wrong:
@@ -154,30 +134,27 @@ def read_part(root: Path, path: Path, classes: list[str]) -> ListPart:
     return part
 
 
-class _FolderFinder:
-    """Finds a list's folder on the disk, where it may lack ``_ready`` or spell a class otherwise."""
+def _finder(root: Path) -> Callable[[str], str | None]:
+    """Return what finds a list's folder on the disk, where it may lack ``_ready`` or spell a class otherwise."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._listed: dict[str, dict[str, str]] = {}
+    @cache
+    def held(folder: str) -> dict[str, str]:
+        where = root / folder
+        names = sorted(entry.name for entry in os.scandir(where) if entry.is_dir()) if os.path.isdir(where) else []  # noqa: PTH112 (any name)
+        return {canonical(name): name for name in names}
 
-    def find(self, folder: str) -> str | None:
+    def find(folder: str) -> str | None:
         if ".." in folder.split("/"):
             return None
         parent, _, name = folder.rpartition("/")
         plain = parent.removesuffix("_ready")
         # The extended photos are often unpacked beside 256x256 instead of in it.
         for there in dict.fromkeys((parent, plain, parent.removeprefix("256x256/"), plain.removeprefix("256x256/"))):
-            listed = self._list(there)
-            if name in listed.values():
+            names = held(there)
+            if name in names.values():
                 return f"{there}/{name}"
-            if canonical(name) in listed:
-                return f"{there}/{listed[canonical(name)]}"
+            if canonical(name) in names:
+                return f"{there}/{names[canonical(name)]}"
         return None
 
-    def _list(self, folder: str) -> dict[str, str]:
-        if folder not in self._listed:
-            where = self._root / folder
-            names = sorted(entry.name for entry in os.scandir(where) if entry.is_dir()) if os.path.isdir(where) else []  # noqa: PTH112 (any name)
-            self._listed[folder] = {canonical(name): name for name in names}
-        return self._listed[folder]
+    return find

@@ -13,10 +13,11 @@ Where the images of a root may lie, each also as ``sketches/CLASS`` and ``photos
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,14 +26,13 @@ import numpy as np
 from zsbir.arguments import Count, Natural, Positive, Ratio
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, subset
-from zsbir.data.datasets._lists import ListFiles, find_lists, read_part
-from zsbir.data.datasets.folder import existing_folder, label_file, make_split
+from zsbir.data.datasets._lists import find_lists, read_part
 from zsbir.data.manifest import read_manifest
-from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, Found, Skipped, find_domain, scan_classes
+from zsbir.data.scan import Found, Skipped, existing_folder, find_domain, label_file, scan_classes
 from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
 from zsbir.names import canonical
-from zsbir.types import Domain, Paths, Split
+from zsbir.types import DOMAINS, Domain, Split
 
 Source = Literal["auto", "lists", "folders"]
 """What a benchmark is read from: its list files where the root has them all (auto), one or the other."""
@@ -75,9 +75,12 @@ class PublishedDataset(Dataset):
         split: A split file of ``zsbir datasets split``, instead of all these.
         stroke_size: Side in pixels at which SVG and QuickDraw drawings are rasterised.
         line_width: Width of their lines in pixels.
+        as_published: Keep training classes that are test classes too (`sketchy-ambiguity` alone has any, and they are
+            left out of training otherwise); then every report says so.
 
     Raises:
-        ZsbirError: If the root has neither lists nor folders, or a class has no images.
+        ZsbirError: If the root has neither lists nor folders, a class has no images, or `as_published` is given where
+            no class is both.
 
     Attributes:
         benchmark: Whose class lists are used.
@@ -85,7 +88,6 @@ class PublishedDataset(Dataset):
     """
 
     benchmark: ClassVar[str]
-    _as_published = False
 
     def __init__(
         self,
@@ -97,11 +99,15 @@ class PublishedDataset(Dataset):
         split: str | Path | None = None,
         stroke_size: Count = 256,
         line_width: Positive | None = None,
+        as_published: bool = False,
     ) -> None:
         style = StrokeStyle(stroke_size, line_width)
         self.reading: Reading | None = None
+        facts = published(self.benchmark)
+        if as_published and set(facts["seen"]).isdisjoint(facts["unseen"]):
+            raise ZsbirError(f"no class of {self.benchmark} is both seen and unseen: leave out as_published")
         if split is not None:
-            given = {"validation": validation, "seed": seed, "hold_out": hold_out}
+            given = {"validation": validation, "seed": seed, "hold_out": hold_out, "as_published": as_published}
             super().__init__(**read_manifest(split, existing_folder(root), **given), style=style)
             return
         self.reading = read_published(self.benchmark, root, source)
@@ -114,12 +120,12 @@ class PublishedDataset(Dataset):
             )
         seen, unseen, notes = self.reading.seen, self.reading.unseen, list(self.reading.problems)
         overlap = np.isin(seen.classes, unseen.classes)
-        if overlap.any() and self._as_published:
+        if overlap.any() and as_published:
             notes.insert(0, f"not zero-shot: {overlap.sum()} test classes seen")
         elif overlap.any():
             seen = subset(seen, ~overlap)
             notes.append(f"strict: {overlap.sum()} published training classes are test classes and were left out")
-        super().__init__(seen, unseen, validation, seed, tuple(notes), self._as_published, hold_out, style=style)
+        super().__init__(seen, unseen, validation, seed, tuple(notes), as_published, hold_out, style=style)
 
 
 @DATASETS.register("sketchy-25")
@@ -140,26 +146,10 @@ class Sketchy21(PublishedDataset):
 class SketchyAmbiguity(PublishedDataset):
     """PuXIM's ambiguity set, 934 photos of 50 classes; tested on the unseen classes of sketchy-25.
 
-    Nine of the 50 classes are also test classes: they are left out of training unless ``as_published=True`` keeps
-    them, and then every report says so. The other arguments are those of `PublishedDataset`.
+    Nine of the 50 classes are also test classes, see `as_published` of `PublishedDataset`.
     """
 
     benchmark = "sketchy-ambiguity"
-
-    def __init__(
-        self,
-        root: str | Path,
-        validation: int | float | None = None,
-        seed: Natural = 0,
-        hold_out: Ratio = 0.0,
-        source: Source = "auto",
-        split: str | Path | None = None,
-        stroke_size: Count = 256,
-        line_width: Positive | None = None,
-        as_published: bool = False,
-    ) -> None:
-        self._as_published = as_published
-        super().__init__(root, validation, seed, hold_out, source, split, stroke_size, line_width)
 
 
 @DATASETS.register("tuberlin-30")
@@ -176,7 +166,7 @@ class QuickDraw30(PublishedDataset):
     benchmark = "quickdraw-30"
 
 
-@lru_cache
+@cache
 def published(name: str) -> Mapping[str, Any]:
     """Return the facts on a benchmark: seen and unseen classes in published id order, list files, folders, counts.
 
@@ -209,21 +199,22 @@ def read_published(name: str, root: str | Path, source: Source = "auto") -> Read
     reading = _from_lists(where, facts, lists) if lists is not None else _from_folders(where, facts)
     for part, file in (("seen", "train_labels.txt"), ("unseen", "test_labels.txt")):
         named = label_file(where, file)
-        if named is not None and {canonical(own) for own in named} != {canonical(own) for own in facts[part]}:
+        if named is not None and set(map(canonical, named)) != set(map(canonical, facts[part])):
             reading.problems.append(f"{file} does not name the {part} classes of {name}; it was not followed")
     return reading
 
 
-def _from_lists(root: Path, facts: Mapping[str, Any], lists: ListFiles) -> Reading:
-    parts = {part: read_part(root, path, facts[_side(part)]) for part, path in lists.files.items()}
-    reading = Reading(
-        Split(parts["sketch_train"].records, parts["photo_train"].records, tuple(facts["seen"])),
-        Split(parts["sketch_test"].records, parts["photo_test"].records, tuple(facts["unseen"])),
-        f"lists {lists.folder}",
+def _from_lists(root: Path, facts: Mapping[str, Any], lists: Mapping[str, Path]) -> Reading:
+    sides = {part: facts["seen" if part.endswith("train") else "unseen"] for part in lists}
+    parts = {part: read_part(root, path, sides[part]) for part, path in lists.items()}
+    seen, unseen = (
+        Split(parts[f"sketch_{part}"].records, parts[f"photo_{part}"].records, tuple(facts[side]))
+        for part, side in (("train", "seen"), ("test", "unseen"))
     )
+    reading = Reading(seen, unseen, f"lists {lists['photo_test'].parent.name}")
     for part, found in parts.items():
         reading.problems += found.problems
-        lacking = [name for name in facts[_side(part)] if name in found.absent or name not in found.present]
+        lacking = [name for name in sides[part] if name in found.absent or name not in found.present]
         if part == "sketch_train" and "train_folders" in facts:
             # PuXIM's sketch list has none of the classes that are also test classes: that is how it was published.
             lacking = [name for name in lacking if name not in facts["unseen"]]
@@ -231,40 +222,33 @@ def _from_lists(root: Path, facts: Mapping[str, Any], lists: ListFiles) -> Readi
     return reading
 
 
-def _side(part: str) -> str:
-    return "seen" if part.endswith("train") else "unseen"
-
-
 def _from_folders(root: Path, facts: Mapping[str, Any]) -> Reading:
-    folders = facts["folders"]
-    test = {domain: _find_classes(root, facts, domain, folders[domain]) for domain in ("sketch", "photo")}
+    test = {domain: _find_classes(root, facts, domain, facts["folders"][domain]) for domain in DOMAINS}
     train = test
     if "train_folders" in facts:
-        photo = _find_classes(root, facts, "photo", facts["train_folders"]["photo"])
-        train = {"sketch": test["sketch"], "photo": photo}
-    seen, unseen = tuple(facts["seen"]), tuple(facts["unseen"])
+        train = {**test, "photo": _find_classes(root, facts, "photo", facts["train_folders"]["photo"])}
     reading = Reading(
-        make_split(root, train["sketch"], train["photo"], seen),
-        make_split(root, test["sketch"], test["photo"], unseen),
+        Split.by_domain(lambda domain: train[domain].records(root, facts["seen"]), tuple(facts["seen"])),
+        Split.by_domain(lambda domain: test[domain].records(root, facts["unseen"]), tuple(facts["unseen"])),
         "folders",
         skipped=list(dict.fromkeys(file for found in (*train.values(), *test.values()) for file in found.skipped)),
     )
-    for side, classes, found in (("train", seen, train), ("test", unseen, test)):
-        for domain in ("sketch", "photo"):
-            empty = [name for name in classes if not len(found[domain].classes.get(name, Paths()))]
-            reading.missing += [f"{domain}_{side}: {name}" for name in empty]
-    known = set(seen) | set(unseen)
+    for part, split in (("train", reading.seen), ("test", reading.unseen)):
+        for domain in DOMAINS:
+            empty = np.bincount(split.of(domain).labels, minlength=len(split.classes)) == 0
+            reading.missing += [f"{domain}_{part}: {name}" for name in compress(split.classes, empty)]
     if "train_folders" not in facts:
+        known = {*facts["seen"], *facts["unseen"]}
         reading.extra = sorted({name for found in test.values() for name in found.classes} - known)
     return reading
 
 
-def _find_classes(root: Path, facts: Mapping[str, Any], domain: Domain, groups: list[list[str]]) -> Found:
-    """Merge the class folders of all groups (of each the first that exists), renamed to the published class names."""
+def _find_classes(root: Path, facts: Mapping[str, Any], domain: Domain, groups: Sequence[Sequence[str]]) -> Found:
+    """Read the class folders of all groups (of each the first that exists), under the published class names."""
     held = [next((name for name in group if (root / name).is_dir()), None) for group in groups]
     folders = [name for name in held if name is not None]
     if not folders:
-        other = find_domain(root, SKETCH_FOLDERS if domain == "sketch" else PHOTO_FOLDERS)
+        other = find_domain(root, domain)
         if other is None:
             wanted = " or ".join(name for group in groups for name in group)
             raise ZsbirError(
@@ -272,13 +256,5 @@ def _find_classes(root: Path, facts: Mapping[str, Any], domain: Domain, groups: 
                 "(zeroshot*/)"
             )
         folders = [other]
-    names = {canonical(name): name for name in (*facts["seen"], *facts["unseen"])}
-    names |= facts.get("aliases", {})
-    merged: dict[str, list[Paths]] = {}
-    skipped: Skipped = []
-    for folder in folders:
-        found = scan_classes(root, folder)
-        skipped += found.skipped
-        for name, paths in found.classes.items():
-            merged.setdefault(names.get(canonical(name), name), []).append(paths)
-    return Found({name: Paths.join(parts) for name, parts in merged.items()}, skipped)
+    spelling = {canonical(name): name for name in (*facts["seen"], *facts["unseen"])} | facts.get("aliases", {})
+    return scan_classes(root, folders, spelling)

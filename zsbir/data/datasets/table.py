@@ -12,10 +12,9 @@ import numpy as np
 
 from zsbir.arguments import Count, Natural, Positive, Ratio
 from zsbir.data import DATASETS
-from zsbir.data.base import Dataset
-from zsbir.data.datasets.folder import Unseen, choose_unseen, existing_folder
+from zsbir.data.base import Dataset, Unseen, choose_unseen
 from zsbir.data.formats import kind_of, split_record
-from zsbir.data.scan import PHOTO_FOLDERS, SKETCH_FOLDERS, records_in
+from zsbir.data.scan import DOMAIN_FOLDERS, existing_folder, records_in
 from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
 from zsbir.files import read_regular, reading
@@ -26,8 +25,7 @@ Row = tuple[str, Domain, str, str]
 
 _NEEDED = ("path", "domain", "label")
 _SPLITS = ("train", "validation", "test", "seen_test")
-_DOMAINS: dict[str, Domain] = dict.fromkeys(SKETCH_FOLDERS, "sketch")
-_DOMAINS |= dict.fromkeys(PHOTO_FOLDERS, "photo")
+_DOMAINS = {name: domain for domain, names in DOMAIN_FOLDERS.items() for name in names}
 
 
 @DATASETS.register("table")
@@ -131,16 +129,11 @@ def _columns(file: Path) -> Mapping[str, list[str]]:
             read = parquet.read_table(file).to_pydict()
         return {name.lower(): ["" if value is None else str(value) for value in read[name]] for name in read}
     with reading("table", file):
-        lines = csv.reader(
-            io.StringIO(read_regular(file).decode("utf-8-sig"), newline=""),
-            delimiter="\t" if file.suffix.lower() == ".tsv" else ",",
-            strict=True,
-        )
-        names = [name.strip().lower() for name in next(lines, [])]
-        rows = [row for row in lines if row]
-        return (
-            dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {name: [] for name in names}
-        )
+        text = io.StringIO(read_regular(file).decode("utf-8-sig"), newline="")
+        rows = csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+        names = [name.strip().lower() for name in next(rows, [])]
+        columns = list(map(list, zip(*filter(None, rows), strict=True))) or [[] for _ in names]
+        return dict(zip(names, columns, strict=True))
 
 
 def _split(file: Path, root: Path, rows: Sequence[Row], classes: tuple[str, ...], parts: Sequence[str]) -> Split:
@@ -155,4 +148,4 @@ def _split(file: Path, root: Path, rows: Sequence[Row], classes: tuple[str, ...]
             root, Paths(row[0] for row in mine), np.array([label_of[row[2]] for row in mine], dtype=np.int64)
         )
 
-    return Split(records("sketch"), records("photo"), classes)
+    return Split.by_domain(records, classes)

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from zsbir.data.base import Dataset, subset
-from zsbir.data.datasets.folder import Unseen, choose_unseen
+from zsbir.data.base import Dataset, Unseen, choose_unseen, subset
 from zsbir.data.preprocess import as_image
 from zsbir.errors import ZsbirError
 from zsbir.types import Domain, Labels, Paths, Records, Split
