@@ -24,7 +24,8 @@ Every command, every option, made from the code. `--help` behind a command says 
 `--import FILE.py` makes known by name what a file of yours registers, and `--debug` shows the traceback of an error. No
 option is dropped: each does something or is refused, and an option given twice is refused.
 
-Completion of commands, options and their choices for bash, zsh or tcsh:
+Completion of commands, options and their choices for bash, zsh, fish or tcsh; in bash also of the names of methods,
+datasets, backbones, matchers, maskers, stores and protocols, of the runs in `runs` and of the indexes in this folder:
 
 ```text
 zsbir --tyro-print-completion bash > ~/.local/share/bash-completion/completions/zsbir

@@ -54,6 +54,18 @@ def test_reference_of_the_command_line_is_up_to_date():
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run: python docs/make_cli.py"
 
 
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory):
+    script = tmp_path_factory.mktemp("completion") / "completion.bash"
+    assert cli.main(["--tyro-write-completion", "bash", str(script)]) == 0
+    return script
+
+
+def test_printed_completion_is_the_written_one(completion, capsys):
+    assert cli.main(["--tyro-print-completion", "bash"]) == 0
+    assert capsys.readouterr().out.split() == completion.read_text().split()
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [
@@ -61,17 +73,29 @@ def test_reference_of_the_command_line_is_up_to_date():
         (["train", "--sel"], {"--select-on"}),
         (["train", "--select-on", ""], {"validation", "accuracy", "test", "none"}),
         (["datasets", "check", "--r"], {"--root"}),
+        (["train", "pux"], {"puxim"}),
+        (["train", "dann", "--dataset", "sketchy-2"], {"sketchy-21", "sketchy-25"}),
+        (["train", "dann", "--backbone", "li"], {"lite0"}),
+        (["datasets", "info", "quick"], {"quickdraw-30"}),
+        (["masks", "orac"], {"oracle"}),
+        (["search", "my.index", "--matcher", "k-"], {"k-reciprocal"}),
+        (["index", "photos", "--store", "mil"], {"milvus"}),
+        (["evaluate", "runs/dann", "--protocol", "sak"], {"sake"}),
+        (["evaluate", ""], {"runs/dann-folder-1", "runs/dann-folder-2"}),
+        (["export", "runs/dann-folder-2"], {"runs/dann-folder-2"}),
+        (["embed", "runs/"], {"runs/dann-folder-1", "runs/dann-folder-2"}),
+        (["serve", ""], {"my.index"}),
+        (["serve", "my.index", "--ra"], {"--rate"}),
     ],
 )
-def test_shell_completes_commands_options_and_choices(words, found, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["--tyro-print-completion", "bash"])
-    script = tmp_path / "completion.bash"
-    script.write_text(capsys.readouterr().out)
+def test_shell_completes_commands_options_choices_and_names(words, found, completion, tmp_path):
+    for place in ("runs/dann-folder-1/run.json", "runs/dann-folder-2/run.json", "my.index/index.json", "other/x"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
     typed = " ".join(f"'{word}'" for word in ["zsbir", *words])
-    probe = f"""source {script}
+    probe = f"""source {completion}
 COMP_WORDS=({typed}); COMP_CWORD={len(words)}; COMP_LINE="${{COMP_WORDS[*]}}"; COMP_POINT=${{#COMP_LINE}}
 "$(complete -p zsbir | sed 's/.*-F \\([^ ]*\\).*/\\1/')" && echo "${{COMPREPLY[@]}}"
 """
-    done = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert set(done.stdout.split()) == found

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Union, get_args
+from typing import Any, get_args
 
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches, import_file
@@ -125,28 +125,6 @@ def _overview(args: Sequence[str]) -> Any:
     return subcommand_cli_from_dict(table, prog="zsbir", description=text, args=args)
 
 
-def _completion(args: Sequence[str]) -> int:
-    """Let tyro write a shell's completion of all commands and their options."""
-    import tyro
-
-    def tree(table: dict[str, Any]) -> Any:
-        return Union[tuple(  # noqa: UP007  # a union of a length that is known now
-            Annotated[Any, tyro.conf.subcommand(name, constructor=group(found) if isinstance(found, dict) else found)]
-            for name, found in table.items()
-        )]  # fmt: skip
-
-    def group(table: dict[str, Any]) -> Callable[..., None]:
-        def chosen(command: Any) -> None: ...
-
-        chosen.__annotations__ = {"command": tree(table), "return": None}
-        return chosen
-
-    config = (*_style(), tyro.conf.OmitSubcommandPrefixes)
-    tyro.cli(group({name: _command(name) for name in COMMANDS}), prog="zsbir", args=args, config=config,
-             registry=_plain_optional())  # fmt: skip
-    return 0
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0, a command's own, or 2 for an error the user can mend)."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -166,7 +144,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise ZsbirError(f"there is no command {args[0]!r}. {close_matches(args[0], list(COMMANDS))}")
         if any(word.startswith(("--tyro-print-completion", "--tyro-write-completion")) for word in args):
-            return _completion(args)
+            from tyro.conf import OmitSubcommandPrefixes
+
+            from zsbir.cli._completion import complete
+
+            commands = {name: _command(name) for name in COMMANDS}
+            config = (*_style(), OmitSubcommandPrefixes)
+            return complete(args, commands, config=config, registry=_plain_optional())
         result = _run(args[0], args[1:]) if args and args[0] in COMMANDS else _overview(args or ["--help"])
         return result if isinstance(result, int) else 0
     except ZsbirError as error:
