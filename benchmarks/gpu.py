@@ -195,11 +195,11 @@ def training(dry: bool) -> Result:
                 )  # fmt: skip
                 trainer.use_cache(Path(folder) / "cache")
                 log = Path(folder) / f"{name}-{variant}.jsonl"
-                prepared = trainer.accelerator.prepare(method, trainer.optimizer)
+                trainer.learner.start(trainer.steps_per_epoch)
                 for trainer.epoch in range(2):  # the first compiles, starts the workers and fills the cache
                     trainer.figures.log = StepLog(log)
                     start = time.perf_counter()
-                    trainer._one_epoch(*prepared, Estimate(0, show=False))
+                    trainer._one_epoch(Estimate(0, show=False))
                     wait()
                     spent = time.perf_counter() - start
                 waited = [json.loads(line)["wait_s"] for line in log.read_text().splitlines()]

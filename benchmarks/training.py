@@ -143,14 +143,14 @@ class OurLoop:
         self.device = self.trainer.device
         if variant.cache:
             self.trainer.use_cache(cache)
-        self.prepared = self.trainer.accelerator.prepare(method, self.trainer.optimizer)
+        self.trainer.learner.start(self.trainer.steps_per_epoch)
         self.trainer.figures.log = StepLog(cache.parent / f"{time.time_ns()}.jsonl")
 
     def run(self, watch: Watch) -> None:
         """Do an epoch."""
         real = self.trainer.loader.epoch
         self.trainer.loader.epoch = lambda *where: watch.over(real(*where), self.device)  # type: ignore[method-assign]
-        self.trainer._one_epoch(*self.prepared, Estimate(0, show=False))
+        self.trainer._one_epoch(Estimate(0, show=False))
         self.trainer.epoch += 1
         self.trainer.loader.epoch = real  # type: ignore[method-assign]
 

@@ -12,7 +12,7 @@ import zsbir
 from tests.cli.test_cli_options import options
 from zsbir import cli
 from zsbir.cli import compare, evaluate, mapping, pictures, protocols
-from zsbir.engine.run import describe, write_run
+from zsbir.engine.run import write_run
 
 BACKBONE = {"name": "tiny", "image_size": 32, "width": 4}
 
@@ -37,7 +37,7 @@ def run(data, tmp_path_factory):
     method = zsbir.build("dann", backbone=BACKBONE, domain_loss_ratio=0.0)
     folder = tmp_path_factory.mktemp("runs") / "run"
     method.save(folder / "best")
-    write_run(folder, describe(method, dataset, zsbir.Recipe(), 0, {"select_on": "none"}))
+    write_run(folder, method, dataset, zsbir.Recipe(), 0, {"select_on": "none"})
     assert cli.main(["embed", str(folder), "--out", str(folder.parent / "embedded"), "--workers", "0"]) == 0
     assert cli.main(["evaluate", str(folder), "--no-html", "--resamples", "0"]) == 0  # the baseline is there now
     return folder

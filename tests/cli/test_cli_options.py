@@ -128,7 +128,8 @@ def begun(root, tmp_path_factory):
     (folder / "run").mkdir()
     recipe = zsbir.Recipe(epochs=1, batch_size=3)
     trainer = Trainer(method, data, recipe=recipe, out=folder / "run", workers=0, progress=False)
-    trainer._open_run()
+    with trainer._opened():
+        pass
     return folder
 
 

@@ -8,6 +8,7 @@ import torch
 
 import zsbir
 from zsbir.data.loading import ImageSource
+from zsbir.engine import trainer as trainer_module
 from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 from zsbir.losses import supervised_contrastive_loss
@@ -50,14 +51,14 @@ def test_what_frozen_stages_give_stands_for_the_image(tune):
 
 
 @pytest.mark.parametrize("tune", [0, 2])
-def test_training_from_stored_features_equals_training_from_images(shapes, tune):
+def test_training_from_stored_features_equals_training_from_images(shapes, tune, monkeypatch):
     recipe = zsbir.Recipe(epochs=2, batch_size=6, sampling="balanced", lr=1e-2, fixed_norm=True)
     results = []
     for stores in (True, False):
         method = build(tune=tune)
         trainer = Trainer(method, shapes, recipe=recipe, workers=0, progress=False)
         if not stores:
-            trainer._store_features = lambda: None
+            monkeypatch.setattr(trainer_module, "store_features", lambda *_: None)
         trainer.fit()
         assert (method.stored is not None) is stores
         results.append(method)

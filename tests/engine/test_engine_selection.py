@@ -123,6 +123,7 @@ def test_tracker_gets_what_the_log_gets(shapes, small_dann, recipe, tmp_path):
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     seen = {e.step: e.value for e in events.Scalars("loss")}
     assert seen == {row["step"]: pytest.approx(row["loss"], rel=1e-5) for row in logged}
+    assert Trainer.resume(out, progress=False).fit() is not None
 
 
 def test_memory_is_the_process_own():

@@ -9,7 +9,7 @@ from PIL import Image
 
 import zsbir
 from zsbir.cli import main
-from zsbir.engine.run import describe, write_run
+from zsbir.engine.run import write_run
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.embedding_map import MapSettings, embedding_map, lay_out
 from zsbir.evaluation.overview import TopPhotos
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     method = zsbir.build("dann", backbone={"name": "tiny", "image_size": 32, "width": 4}, domain_loss_ratio=0.0)
     folder = root / "run"
     method.save(folder / "best")
-    write_run(folder, describe(method, data, zsbir.Recipe(), 0, {"select_on": "none"}))
+    write_run(folder, method, data, zsbir.Recipe(), 0, {"select_on": "none"})
     return folder
 
 

@@ -24,7 +24,7 @@ def run_of_weights(name: str, model: ModelOptions, data: DataOptions, out: Path 
         raise ZsbirError("an authors' checkpoint needs --weights FILE and --dataset NAME (with --root)")
     refuse({"no_pretrained": model.no_pretrained}, "the checkpoint has all weights")
     from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, published_for
-    from zsbir.engine.run import claim, describe, write_run
+    from zsbir.engine.run import claim, write_run
     from zsbir.methods import METHODS
     from zsbir.methods.released import load_released
 
@@ -41,5 +41,5 @@ def run_of_weights(name: str, model: ModelOptions, data: DataOptions, out: Path 
     print(said)
     claim(folder)
     method.save(folder / "best")
-    write_run(folder, describe(method, dataset, method.recipe, 0, {"released": said}))
+    write_run(folder, method, dataset, method.recipe, 0, {"released": said})
     return folder

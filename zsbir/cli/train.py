@@ -309,7 +309,7 @@ def _again(run: Path, out: Path | None, workers: int | None, root: Path | None) 
     import torch
 
     from zsbir.cli._options import free_folder
-    from zsbir.engine.run import dataset_of, read_run, recipe_from, settings_of
+    from zsbir.engine.run import dataset_of, read_run, settings_of
     from zsbir.engine.trainer import Trainer
     from zsbir.methods import METHODS
 
@@ -317,7 +317,4 @@ def _again(run: Path, out: Path | None, workers: int | None, root: Path | None) 
     torch.manual_seed(record["seed"])
     method = METHODS.build(record["method"])
     folder = out or free_folder(run.parent, f"{run.name}-again")
-    return Trainer(
-        method, dataset_of(record, root), recipe=recipe_from(record["recipe"]), out=folder, seed=record["seed"],
-        **settings_of(record, workers),
-    )  # fmt: skip
+    return Trainer(method, dataset_of(record, root), out=folder, **settings_of(record, workers))

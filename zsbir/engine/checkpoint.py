@@ -12,14 +12,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from zsbir.engine.lora import ADAPTERS, Adapters
-from zsbir.engine.weights import Average
+from zsbir.engine.learner import Learner
+from zsbir.engine.lora import ADAPTERS
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, replaced, write_json
-from zsbir.methods.base import Method
 from zsbir.methods.saving import plain_tensors, write_method
 
 AVERAGE = "average.safetensors"
@@ -34,43 +33,31 @@ SLOTS = {"SGD": {"momentum_buffer"}}
 ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 
-def save_checkpoint(
-    folder: Path,
-    method: Method,
-    optimizer: Optimizer,
-    state: Mapping[str, Any],
-    average: Average | None = None,
-    adapters: Adapters | None = None,
-) -> None:
+def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any]) -> None:
     """Write a checkpoint, replacing the one that is there only when the new one is whole.
 
     Args:
         folder: Where, such as ``runs/a/last``.
-        method: Its spec and its weights.
-        optimizer: Its state; its groups come from the recipe again.
+        learner: Its method (with the adapters merged), its optimiser's state, its adapters and its average.
         state: JSON values, such as the epoch and the step.
-        average: The average of the weights, where the recipe has one.
-        adapters: The method's adapters, where the recipe has some; ``model.safetensors`` then has them merged.
 
     Raises:
         ZsbirError: If the disk is full or cannot be written; the checkpoint that was there is intact.
     """
-    slots = optimizer.state_dict()["state"].items()
+    slots = learner.optimizer.state_dict()["state"].items()
     tensors = {f"{index}.{key}": value for index, slot in slots for key, value in slot.items() if value is not None}
     with replaced(folder) as new:
-        write_method(new, method, None if adapters is None else adapters.plain_state(method))
+        write_method(new, learner.method, learner.plain_state(learner.method))
         save_file(plain_tensors(tensors), new / OPTIMIZER)
         write_json(new / "state.json", {**state, "tensors": len(tensors)})
-        if adapters is not None:
-            adapters.save(new / ADAPTERS)
-        if average is not None:
-            save_file(plain_tensors(average.module.state_dict()), new / AVERAGE)
+        if learner.adapters is not None:
+            learner.adapters.save(new / ADAPTERS)
+        if learner.average is not None:
+            save_file(plain_tensors(learner.average.module.state_dict()), new / AVERAGE)
 
 
-def load_state(
-    folder: Path, optimizer: Optimizer, average: Average | None = None, adapters: Adapters | None = None
-) -> dict[str, Any]:
-    """Fill optimiser, average and adapters from a checkpoint and return the rest of its state.
+def load_state(folder: Path, learner: Learner) -> dict[str, Any]:
+    """Fill a learner from a checkpoint, but for its method, and return the rest of the state.
 
     Raises:
         ZsbirError: If the folder cannot be resumed from: something is missing, or does not fit the parameters.
@@ -81,31 +68,28 @@ def load_state(
     wrong = [k for k, kind in STATE.items() if not isinstance(state, dict) or not isinstance(state.get(k, ...), kind)]
     if wrong:
         raise ZsbirError(f"{folder / 'state.json'} is no training state: {', '.join(wrong)} is missing or wrong")
-    _fill_optimizer(optimizer, folder / OPTIMIZER, state["tensors"])
-    if average is not None:
-        _fill(average.module, folder / AVERAGE)
-    if adapters is not None:
-        adapters.load(folder / ADAPTERS)
+    _fill_optimizer(learner.optimizer, folder / OPTIMIZER, state["tensors"])
+    if learner.average is not None:
+        file = folder / AVERAGE
+        try:
+            learner.average.module.load_state_dict(_tensors(file))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ZsbirError(f"{file} does not fit the method: {reason}") from error
+    if learner.adapters is not None:
+        learner.adapters.load(folder / ADAPTERS)
     return state
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; raises ZsbirError if it is missing or broken."""
+def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(file))
     except (OSError, SafetensorError, ValueError) as error:
         raise ZsbirError(f"{file} cannot be read ({error}), so the run cannot be resumed") from error
 
 
-def _fill(module: nn.Module, file: Path) -> None:
-    try:
-        module.load_state_dict(read_tensors(file))
-    except RuntimeError as error:
-        raise ZsbirError(f"{file} does not fit the method: {str(error).strip().splitlines()[-1].strip()}") from error
-
-
 def _fill_optimizer(optimizer: Optimizer, file: Path, count: int) -> None:
-    tensors = read_tensors(file)
+    tensors = _tensors(file)
     groups = optimizer.state_dict()["param_groups"]
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     needed = SLOTS.get(type(optimizer).__name__, ADAM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from zsbir.data.loading import ImageSource, StepLoader, Steps
 from zsbir.data.sampling import Plan, balanced_plan, mixed_plan, triplet_plan
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method, Recipe
+from zsbir.methods.features import StoredFeatures
+from zsbir.types import Domain
 
 Keep = Callable[[str], npt.NDArray[np.bool_]]
 
@@ -73,6 +76,19 @@ def make_loader(
     corner = recipe.augment == "affine-corner"
     steps = Steps(split, source, make_plan, probability, seed, rank, world, keep, objects, corner)
     return StepLoader(steps, workers, pin)
+
+
+def store_features(method: Method, dataset: Dataset, loader: StepLoader, device: torch.device, progress: bool) -> None:
+    """Let a method's frozen layers see each training image once, where it has some and the images are files."""
+    trunk, train = method.trunk, dataset.train
+    if trunk is None or not trunk.frozen:
+        return
+    stored = StoredFeatures(trunk, method.preprocess, dataset.variant)
+    files = {d: [str(train.of(d).file(row)) for row in range(len(train.of(d)))] for d in get_args(Domain)}
+    if all(stored.takes(names) for names in files.values()):
+        for domain, names in files.items():
+            stored.fill(loader.steps.source, names, domain, device, progress)
+        method.stored = loader.steps.source.features = stored
 
 
 def on_device(batches: Iterator[RawBatch], device: torch.device) -> Iterator[RawBatch]:

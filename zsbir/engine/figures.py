@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from zsbir.engine.logging import EpochBar, StepLog
-from zsbir.engine.safety import check_finite
+from zsbir.errors import ZsbirError
 
 READ_LATER = 8
 """On a GPU, a step's losses are read this many steps later, so that no step waits for one before it."""
@@ -98,11 +99,19 @@ class Figures:
             if not self._alone:
                 self.asked = self.asked or values.pop() > 0
             step.row.update(zip(step.names, values, strict=True))
-            where = f"step {step.row['step']} of epoch {step.row['epoch'] + 1}"
-            check_finite(step.row, step.terms, step.files, where, self._kept())
+            self._check_finite(step)
             self.write(step.row)
             if self.bar is not None:
                 self.bar.step({name: step.row[name] for name in step.names})
+
+    def _check_finite(self, step: _Step) -> None:
+        for term in step.terms:
+            if not math.isfinite(step.row[term]):
+                named = ", ".join(name for names in step.files.values() for name in names[:4])
+                raise ZsbirError(
+                    f"the loss term {term!r} is {step.row[term]} at step {step.row['step']} of epoch "
+                    f"{step.row['epoch'] + 1}{self._kept()}. Lower --lr, or look at the batch's files: {named}, ..."
+                )
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write a row to the log and the trackers."""

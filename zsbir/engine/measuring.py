@@ -42,8 +42,7 @@ def measure(
     try:
         settings = {"device": choose_device(device), "workers": workers, "select_on": "none"}
         method.fit(dataset, seed=seed, device=settings["device"], workers=workers, cache=cache, progress=progress)
-        runs.write_run(out, runs.describe(method, dataset, method.recipe, seed, settings))
-        runs.write_manifest(out, dataset)
+        runs.write_run(out, method, dataset, method.recipe, seed, settings)
         save(method, out / "best")
     except Exception:
         runs.discard(out)

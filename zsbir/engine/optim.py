@@ -69,9 +69,3 @@ def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     elif recipe.schedule == "exponential":
         factor = recipe.decay ** ((step // steps_per_epoch) / recipe.epochs)
     return factor * min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else factor
-
-
-def set_lr(optimizer: Optimizer, factor: float) -> None:
-    """Set each group's rate to its start rate times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor

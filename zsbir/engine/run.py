@@ -142,11 +142,13 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def settings_of(run: Mapping[str, Any], workers: int | None = None) -> dict[str, Any]:
-    """Return a run's settings as `Trainer` takes them, with other `workers` if given."""
+    """Return a run's recipe, seed and settings as `Trainer` takes them, with other `workers` if given."""
     with reading("settings of", "run.json"):
         settings = {k: v for k, v in run["settings"].items() if k != "processes"}
-        settings["workers"] = settings["workers"] if workers is None else workers
-        return {**settings, "speed": Speed(**settings["speed"])}
+        if workers is not None:
+            settings["workers"] = workers
+        own = {"speed": Speed(**settings["speed"]), "recipe": recipe_from(run["recipe"]), "seed": run["seed"]}
+        return {**settings, **own}
 
 
 def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Dataset:
@@ -154,13 +156,11 @@ def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Datase
     return DATASETS.build(run["dataset"], **({} if root is None else {"root": str(root)}))
 
 
-def write_run(folder: Path, run: Mapping[str, Any]) -> None:
-    """Write ``run.json``."""
-    write_json(folder / "run.json", run)
-
-
-def write_manifest(folder: Path, dataset: Dataset) -> None:
-    """Write ``dataset.json``: which files the run trains and tests on, by class."""
+def write_run(
+    folder: Path, method: Method, dataset: Dataset, recipe: Recipe, seed: int, settings: Mapping[str, Any]
+) -> None:
+    """Write ``run.json``, and ``dataset.json``: which files the run trains and tests on, by class."""
+    write_json(folder / "run.json", describe(method, dataset, recipe, seed, settings))
     write_json(folder / MANIFEST, dataset.manifest())
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from zsbir.arguments import Count, Natural, checked
 from zsbir.data import DATASETS
@@ -20,21 +19,17 @@ from zsbir.data.batches import RawBatch, to_batch
 from zsbir.engine import run as runs
 from zsbir.engine.checkpoint import load_state, save_checkpoint
 from zsbir.engine.devices import Device, Precision, make_accelerator
-from zsbir.engine.feeding import Keep, images_per_step, make_loader, on_device, seed_step
+from zsbir.engine.feeding import Keep, images_per_step, make_loader, on_device, seed_step, store_features
 from zsbir.engine.figures import Figures
+from zsbir.engine.learner import Learner
 from zsbir.engine.logging import EpochBar, Estimate, StepLog, heard, say
-from zsbir.engine.lora import Adapters, Lora
-from zsbir.engine.optim import lr_factor, make_optimizer, set_lr
-from zsbir.engine.safety import BadImages, in_a_sentence
+from zsbir.engine.safety import BadImages, raise_in_a_sentence
 from zsbir.engine.selection import Selection, SelectOn
 from zsbir.engine.speed import Speed
 from zsbir.engine.stopping import Stop, StoppedError
-from zsbir.engine.weights import Average, fix_norms
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe, load
-from zsbir.methods.features import StoredFeatures
-from zsbir.methods.saving import resolve, save
-from zsbir.types import Batch, Domain
+from zsbir.methods.saving import resolve
 
 
 @checked("Trainer")
@@ -92,23 +87,20 @@ class Trainer:
     ) -> None:
         self.dataset = dataset = DATASETS.build(dataset)
         self.method = method = _built(method, dataset, seed)
-        self.recipe = recipe or method.recipe
+        self.recipe = recipe = recipe or method.recipe
         self.out = None if out is None else Path(out)
-        self.seed, self.workers, self.accumulate, self.save_every = seed, workers, accumulate, save_every
+        self.seed, self.workers, self.save_every = seed, workers, save_every
         self.speed = speed or Speed()
         self.track = [track] if isinstance(track, str) else list(track or ())
         self.accelerator = make_accelerator(method, device, precision, self.track, self.out)
-        self.device = self.accelerator.device
+        self.device, world = self.accelerator.device, self.accelerator.num_processes
         self.progress = progress and self.accelerator.is_main_process
+        self._folder = self.out if self.accelerator.is_main_process else None  # the others write nothing
         self.selection = Selection(method, dataset, select_on, validate_every, patience)
-        self.adapters = None if self.recipe.lora is None else Adapters(method, Lora.of(self.recipe.lora), seed)
-        self.speed.prepare(method)
-        method.to(self.device)
-        self.average = None if self.recipe.ema is None else Average(method, self.recipe.ema)
-        self.optimizer: Optimizer = make_optimizer(method, self.recipe, self.speed.fused)
+        self.learner = Learner(method, recipe, self.accelerator, self.speed, seed, accumulate)
         self.loader = make_loader(
-            method, dataset, self.recipe, seed=seed, rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes, workers=workers, pin=self.device.type == "cuda", keep=keep,
+            method, dataset, recipe, seed=seed, rank=self.accelerator.process_index, world=world, workers=workers,
+            pin=self.device.type == "cuda", keep=keep,
         )  # fmt: skip
         self.cache: Path | None = None
         self.steps_per_epoch = len(self.loader.steps.plan(0))
@@ -117,13 +109,12 @@ class Trainer:
         self.figures = Figures(self.accelerator, StepLog(None), self._kept)
         self._log_size: int | None = None  # of the run that this goes on with
         self._saved = 0  # the step of the last checkpoint
-        self._stop = Stop()
-        self._alone = self.accelerator.num_processes == 1
+        self._stop, self._alone = Stop(), world == 1
         self._settings = {
-            "device": self.device.type, "processes": self.accelerator.num_processes, "precision": precision,
-            "workers": workers, "accumulate": accumulate, "select_on": self.selection.on,
-            "validate_every": validate_every, "patience": patience, "save_every": save_every,
-            "max_bad_images": max_bad_images, "speed": asdict(self.speed), "track": self.track,
+            "device": self.device.type, "processes": world, "precision": precision, "workers": workers,
+            "accumulate": accumulate, "select_on": self.selection.on, "validate_every": validate_every,
+            "patience": patience, "save_every": save_every, "max_bad_images": max_bad_images,
+            "speed": asdict(self.speed), "track": self.track,
         }  # fmt: skip
 
     @classmethod
@@ -146,20 +137,12 @@ class Trainer:
         folder = resolve(run / "last")
         dataset = runs.dataset_of(record, root)
         runs.refuse_other_data(record, dataset, run)
-        trainer = cls(
-            load(folder),
-            dataset,
-            recipe=runs.recipe_from(record["recipe"]),
-            seed=record["seed"],
-            progress=progress,
-            **runs.settings_of(record, workers),
-        )
-        trainer.out = run
-        state = load_state(folder, trainer.optimizer, trainer.average, trainer.adapters)
+        trainer = cls(load(folder), dataset, out=run, progress=progress, **runs.settings_of(record, workers))
+        state = load_state(folder, trainer.learner)
         trainer.epoch, trainer.step, trainer._log_size = state["epoch"], state["step"], state["log"]
         trainer._saved = trainer.step
         trainer.selection.best, trainer.selection.best_epoch = state["best"], state["best_epoch"]
-        trainer.bad_images = BadImages(trainer.bad_images.limit, state["bad_images"])
+        trainer.bad_images.messages = state["bad_images"]
         return trainer
 
     def use_cache(self, folder: str | Path) -> None:
@@ -182,54 +165,37 @@ class Trainer:
         """
         try:
             with self._stop, self._opened():
-                self._epochs()
+                if self.method.trunk is not None and self.recipe.augment == "none" and self.recipe.lora is None:
+                    with self._stop.at_once():  # minutes, perhaps; what is stored stays
+                        store_features(self.method, self.dataset, self.loader, self.device, self.progress)
+                self.learner.start(self.steps_per_epoch)
+                estimate = Estimate(self.recipe.epochs * self.steps_per_epoch - self.step, self.progress)
+                while self.epoch < self.recipe.epochs and not self.selection.out_of_patience(self.epoch):
+                    self._one_epoch(estimate)
+                    self._validate()
+                    self.epoch += 1
+                    self._save_last()
+                self.learner.finish()
         except (RuntimeError, ConnectionError, EOFError) as error:
-            shown = in_a_sentence(error, self.step, self.recipe.batch_size, self.out)
-            if shown is None:
-                raise
-            raise shown from error
+            raise_in_a_sentence(error, self.step, self.recipe.batch_size, self.out)
+            raise
         return self.method.eval()
-
-    def _store_features(self) -> None:
-        """Let frozen layers see each file once, where nothing makes another image or other layers of it every time."""
-        trunk, train = self.method.trunk, self.dataset.train
-        if trunk is None or not trunk.frozen or self.recipe.augment != "none" or self.adapters is not None:
-            return
-        stored = StoredFeatures(trunk, self.method.preprocess, self.dataset.variant)
-        domains: tuple[Domain, ...] = ("sketch", "photo")
-        files = {d: [str(train.of(d).file(row)) for row in range(len(train.of(d)))] for d in domains}
-        if not all(stored.takes(names) for names in files.values()):
-            return
-        source = self.loader.steps.source
-        with self._stop.at_once():  # minutes, perhaps; what is stored stays
-            for domain, names in files.items():
-                stored.fill(source, names, domain, self.device, self.progress)
-        self.method.stored = source.features = stored
-
-    def _epochs(self) -> None:
-        self._store_features()
-        model, optimizer = self.accelerator.prepare(self.method, self.optimizer)
-        estimate = Estimate(self.recipe.epochs * self.steps_per_epoch - self.step, self.progress)
-        while self.epoch < self.recipe.epochs and not self.selection.out_of_patience(self.epoch):
-            self._one_epoch(model, optimizer, estimate)
-            self._validate()
-            self.epoch += 1
-            self._save_last()
-        if self.average is not None:
-            self.method.load_state_dict(self.average.module.state_dict())
-        if self.adapters is not None:
-            self.adapters.merge()
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
         """Hold the run folder for a block, and answer what ends the block early."""
-        out = self.out if self.accelerator.is_main_process else None
-        fresh = self._log_size is None
+        out, fresh = self._folder, self._log_size is None
         if out is not None and fresh:
             runs.claim(out)
         with nullcontext() if out is None else runs.lock(out):
             try:
-                self._open_run()
+                self.figures.log = StepLog(out and out / "metrics.jsonl", self._log_size or 0)
+                if out is not None and fresh:
+                    runs.write_run(out, self.method, self.dataset, self.recipe, self.seed, self._settings)
+                    self._save_last()  # to go on from at any time
+                self.accelerator.wait_for_everyone()
+                if self.track:
+                    self.accelerator.init_trackers("zsbir", {"method": self.method.spec["name"], "seed": self.seed})
                 yield
             except StoppedError as stopped:
                 self._save_last()
@@ -244,28 +210,12 @@ class Trainer:
                 if self.track:
                     self.accelerator.end_training()
 
-    def _open_run(self) -> None:
-        """Start the log and the trackers; a new run gets its record, and a checkpoint to go on from at any time."""
-        out = self.out if self.accelerator.is_main_process else None
-        self.figures.log = StepLog(out and out / "metrics.jsonl", self._log_size or 0)
-        if out is not None and self._log_size is None:
-            runs.write_run(out, runs.describe(self.method, self.dataset, self.recipe, self.seed, self._settings))
-            runs.write_manifest(out, self.dataset)
-            self._save_last()
-        self.accelerator.wait_for_everyone()
-        if self.track:
-            self.accelerator.init_trackers("zsbir", config={"method": self.method.spec["name"], "seed": self.seed})
-
-    def _one_epoch(self, model: Any, optimizer: Any, estimate: Estimate) -> None:
-        self.method.on_epoch(self.epoch, self.recipe.epochs)
-        model.train()
-        if self.recipe.fixed_norm:
-            fix_norms(self.method)
+    def _one_epoch(self, estimate: Estimate) -> None:
+        self.learner.start_epoch(self.epoch)
         done = self.step - self.epoch * self.steps_per_epoch
         images = images_per_step(self.loader.steps.plan(self.epoch)) * self.accelerator.num_processes
         name = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
-        with EpochBar(name, self.steps_per_epoch, done, images, self.device, self.progress) as bar:
-            self.figures.bar = bar
+        with EpochBar(name, self.steps_per_epoch, done, images, self.device, self.progress) as self.figures.bar:
             self._check_stop()
             batches = on_device(self.loader.epoch(self.epoch, done), self.device)
             for place in range(done, self.steps_per_epoch):
@@ -273,7 +223,7 @@ class Trainer:
                 with heard("reading images", self.progress and place == done):
                     raw = next(batches)
                 self.bad_images.add(raw.skipped)
-                whole = self._one_step(model, optimizer, raw, place, round(time.monotonic() - begun, 4))
+                whole = self._one_step(raw, round(time.monotonic() - begun, 4))
                 self.figures.read()
                 estimate.step()
                 if whole and self.save_every and self.step // self.save_every > self._saved // self.save_every:
@@ -283,33 +233,17 @@ class Trainer:
             self.figures.read(all_of_them=True)
             self._check_stop()
 
-    def _one_step(self, model: Any, optimizer: Any, raw: RawBatch, place: int, waited: float) -> bool:
-        """Do the `place`-th step of the epoch; return whether the optimiser moved, so that nothing is half done."""
+    def _one_step(self, raw: RawBatch, waited: float) -> bool:
+        """Do a step; return whether the optimiser moved, so that nothing is half done."""
         seed_step(self.seed, self.step, self.accelerator.process_index)
-        factor = lr_factor(self.recipe, self.step, self.steps_per_epoch)
-        set_lr(self.optimizer, factor)
-        first = place - place % self.accumulate
-        summed = min(self.accumulate, self.steps_per_epoch - first)  # the last of an epoch may be fewer
-        whole = place + 1 == first + summed
-        batch = self._to_batch(raw)
-        with nullcontext() if whole else self.accelerator.no_sync(model):
-            terms = model(batch)
-            total = torch.stack(list(terms.values())).sum()
-            row = {"step": self.step + 1, "epoch": self.epoch, "lr": factor * self.recipe.lr, "wait_s": waited}
-            self.figures.note(row, terms, total, self.method.logged, batch.files, bool(self._stop.asked))
-            self.accelerator.backward(total / summed)
-        if whole:
-            if self.recipe.clip is not None:
-                self.accelerator.clip_grad_norm_(model.parameters(), self.recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            if self.average is not None:
-                self.average.after(self.step, self.method)
+        order = torch.channels_last if self.speed.channels_last else torch.contiguous_format
+        fills = self.recipe.sketch_fill, self.recipe.photo_fill
+        batch = to_batch(raw, self.dataset.train.classes, self.device, order, *fills)
+        terms, total, rate, whole = self.learner.step(batch, self.step)
+        row = {"step": self.step + 1, "epoch": self.epoch, "lr": rate, "wait_s": waited}
+        self.figures.note(row, terms, total, self.method.logged, batch.files, bool(self._stop.asked))
         self.step += 1
         return whole
-
-    def _kept(self) -> str:
-        return "" if self.out is None else f"; the checkpoint of step {self._saved} is in {self.out / 'last'}"
 
     def _check_stop(self) -> None:
         if self.figures.asked:
@@ -320,13 +254,13 @@ class Trainer:
     def _validate(self) -> None:
         """Score the epoch where it is due, and keep the best."""
         selection, done = self.selection, self.epoch + 1
-        if selection.on == "none" and self.average is not None:
+        if selection.on == "none" and self.learner.average is not None:
             self._save_best()  # the averaged weights of the last epoch
         if not selection.due(done):
             return
         if self.accelerator.is_main_process:
             with self._stop.at_once(self._alone), heard(f"validating after epoch {done}", self.progress):
-                score = selection.score(self._result, self.device, self.workers, self.cache)
+                score = selection.score(self.learner.result, self.device, self.workers, self.cache)
             if self.progress:
                 say(f"epoch {done}: {selection.describe(score)}")
             self.figures.write({"step": self.step, "epoch": done, selection.figure: score})
@@ -335,32 +269,24 @@ class Trainer:
         if not self._alone:
             selection.share(self.device)
 
-    @property
-    def _result(self) -> Method:
-        """What is validated and kept as best: the average of the weights, where the recipe has one."""
-        return self.method if self.average is None else self.average.module
+    def _kept(self) -> str:
+        return "" if self.out is None else f"; the checkpoint of step {self._saved} is in {self.out / 'last'}"
 
     def _save_best(self) -> None:
-        if self.out is not None and self.accelerator.is_main_process:
+        if self._folder is not None:
             with heard("saving", self.progress):
-                plain = None if self.adapters is None else self.adapters.plain_state(self._result)
-                save(self._result, self.out / "best", plain)
+                self.learner.save(self._folder / "best")
 
     def _save_last(self) -> None:
         self.figures.read(all_of_them=True)
         self._saved = self.step
-        if self.out is not None and self.accelerator.is_main_process:
+        if self._folder is not None:
             state = {
                 "epoch": self.epoch, "step": self.step, "log": self.figures.log.size, "best": self.selection.best,
                 "best_epoch": self.selection.best_epoch, "bad_images": self.bad_images.messages,
             }  # fmt: skip
             with heard("saving", self.progress):
-                save_checkpoint(self.out / "last", self.method, self.optimizer, state, self.average, self.adapters)
-
-    def _to_batch(self, raw: RawBatch) -> Batch:
-        order = torch.channels_last if self.speed.channels_last else torch.contiguous_format
-        fills = (self.recipe.sketch_fill, self.recipe.photo_fill)
-        return to_batch(raw, self.dataset.train.classes, self.device, order, *fills)
+                save_checkpoint(self._folder / "last", self.learner, state)
 
 
 def _built(method: Method | str | Mapping[str, Any], dataset: Dataset, seed: int) -> Method:
