@@ -158,7 +158,7 @@ class Index:
                 f"{folder} was made by another model ({name!r}): its vectors cannot be compared with this one's"
             )
         index = cls(folder, record, Embedder(given, device))
-        without = len(index) - len(index.store.ids())
+        without = len(index) - len(index.store)
         if without > 0 and not repair:
             index.close()
             raise ZsbirError(

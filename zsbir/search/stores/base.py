@@ -43,6 +43,9 @@ class Store:
     def finish(self) -> None:
         """Make ready for searching after many changes: build, train, compact. By default nothing is needed."""
 
+    def __len__(self) -> int:
+        return len(self.ids())
+
     def ids(self) -> Ids:
         """Return all ids, in any order."""
         raise TypeError(f"{type(self).__name__} has no ids")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,24 +12,27 @@ import numpy as np
 from zsbir.arguments import Count, Natural
 from zsbir.errors import ZsbirError
 from zsbir.search.stores import STORES
-from zsbir.search.stores.base import Ids, Store, Vectors
-from zsbir.search.stores.exact import padded
-from zsbir.search.vector_file import VectorFile
+from zsbir.search.stores.base import Ids, Vectors
+from zsbir.search.stores.exact import FileStore
+from zsbir.search.vector_file import padded
 
 Kind = Literal["flat", "hnsw", "ivf-pq"]
 
+_TAIL = 65_536
+"""Rows that an IVF-PQ index need not have seen: they are compared exactly, and coded together once they are more."""
+
 
 @STORES.register("faiss")
-class FaissStore(Store):
+class FaissStore(FileStore):
     """Approximate search with faiss (flat, HNSW or IVF-PQ); candidates are scored again exactly.
 
     Args:
-        kind: ``"hnsw"`` is a graph in memory, fast and near exact; ``"ivf-pq"`` needs little memory; ``"flat"`` is
-            faiss's own exact search.
+        kind: ``"hnsw"`` is a graph in memory, fast and near exact; ``"ivf-pq"`` keeps all on disk, memory-mapped, and
+            is built in bounded memory; ``"flat"`` is faiss's own exact search.
         links: HNSW: links of a node.
         build_effort: HNSW: candidates looked at while building (efConstruction).
         effort: Candidates looked at in a search: efSearch of HNSW, lists probed of IVF-PQ.
-        lists: IVF-PQ: number of lists; 0: four times the square root of the number of vectors.
+        lists: IVF-PQ: number of lists; 0: twice the square root of the number of vectors, at most 16,384.
         code_bytes: IVF-PQ: bytes a vector is coded in; it must divide the width.
         rescore: How many times k candidates are fetched and scored exactly. None: 4, and 32 for IVF-PQ, whose codes
             alone mix up near neighbours.
@@ -46,117 +51,90 @@ class FaissStore(Store):
         self.kind, self.links, self.build_effort, self.effort = kind, links, build_effort, effort
         self.lists, self.code_bytes = lists, code_bytes
         self.rescore = rescore if rescore is not None else 32 if kind == "ivf-pq" else 4
-        self._faiss = _import()
+        try:
+            self._faiss: Any = importlib.import_module("faiss")
+        except ImportError:
+            raise ZsbirError("the store faiss needs faiss: run `pip install 'zsbir[index]'`") from None
 
     def open(self, folder: Path, dim: int) -> None:
         """See `Store.open`."""
         if self.kind == "ivf-pq" and dim % self.code_bytes:
             raise ZsbirError(f"faiss store: code_bytes={self.code_bytes} does not divide the width {dim}")
+        super().open(folder, dim)
         self._folder, self._dim = folder, dim
-        self._file = VectorFile(folder, dim)
         self._index: Any = None
-        kept = folder / f"{self.kind}.faiss"
-        if kept.is_file():
+        self._alive: tuple[Any, Any] = (None, None)
+        if self._kept.is_file():
             try:
-                self._index = self._faiss.read_index(str(kept))
+                self._index = (
+                    self._inverted.read(self._kept)
+                    if self.kind == "ivf-pq"
+                    else self._faiss.read_index(str(self._kept))
+                )
             except RuntimeError as error:
                 raise ZsbirError(
-                    f"{kept} is damaged ({str(error).splitlines()[-1]}): delete it, it is rebuilt"
+                    f"{self._kept} is damaged ({str(error).splitlines()[-1]}): delete it, it is made again"
                 ) from None
-        self._catch_up()
+        if self._index is not None and self._index.ntotal > len(self._file.row_ids):
+            self._index = None  # of rows that are lost
 
-    def add(self, ids: Ids, vectors: Vectors) -> None:
-        """See `Store.add`."""
-        self._file.append(ids, vectors)
+    @property
+    def _inverted(self) -> Any:
+        return importlib.import_module("zsbir.search.stores._inverted")
 
-    def remove(self, ids: Ids) -> None:
-        """See `Store.remove`."""
-        self._file.kill(ids)
-
-    def flush(self) -> None:
-        """See `Store.flush`: the vectors; the faiss index is made from them in `finish`."""
-        self._file.sync()
+    @property
+    def _kept(self) -> Path:
+        """The index's file; it knows rows by their place, so it is another one after the rows were compacted."""
+        return self._folder / f"{self.kind}{f'-{self._file.generation}' * bool(self._file.generation)}.faiss"
 
     def finish(self) -> None:
         """Bring the faiss index up to date with the vectors and write it."""
-        if 3 * self._file.dead > len(self._file.row_ids):
-            self._file.compact()
+        before = self._file.generation
+        super().finish()
+        if before != self._file.generation:
             self._index = None
-        self._catch_up()
-        if self._index is not None:
-            kept = self._folder / f"{self.kind}.faiss"
-            part = kept.with_name(kept.name + ".new")
-            self._faiss.write_index(self._index, str(part))
-            part.replace(kept)
-
-    def ids(self) -> Ids:
-        """See `Store.ids`."""
-        return self._file.ids()
-
-    def vectors(self, ids: Ids) -> Vectors:
-        """See `Store.vectors`."""
-        return np.asarray(self._file.rows[self._file.rows_of(ids)], dtype=np.float32)
+            for old in self._folder.glob(f"{self.kind}*"):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        total, index, faiss = len(self._file.row_ids), self._index, self._faiss
+        seen = 0 if index is None else index.ntotal
+        if self.kind == "ivf-pq":
+            if total >= self._inverted.SMALLEST and (index is None or total - seen > _TAIL):
+                self._index = self._inverted.grow(index, self._file, self._kept, self.lists, self.code_bytes)
+        elif seen < total:
+            if index is None and self.kind == "flat":
+                self._index = faiss.IndexFlatIP(self._dim)
+            elif index is None:
+                self._index = faiss.IndexHNSWFlat(self._dim, self.links, faiss.METRIC_INNER_PRODUCT)
+                self._index.hnsw.efConstruction = self.build_effort
+            for start in range(seen, total, 65536):
+                self._index.add(np.ascontiguousarray(self._file.rows[start : start + 65536]))
+            part = self._kept.with_name(self._kept.name + ".new")
+            faiss.write_index(self._index, str(part))
+            part.replace(self._kept)
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-        """See `Store.search`."""
-        if self._index is None or self._index.ntotal != len(self._file.row_ids):
-            self._catch_up()
-        total = len(self._file.row_ids)
-        if not total:
-            return padded(np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64), k)
-        wanted = min(total, k if self.kind == "flat" else k * self.rescore)
-        _, rows = self._index.search(np.ascontiguousarray(queries, np.float32), wanted, params=self._parameters(wanted))
-        rows = np.asarray(rows, dtype=np.int64)
-        vectors = self._file.rows[np.maximum(rows, 0)]
-        scores = np.einsum("qcd,qd->qc", vectors, queries).astype(np.float32)
-        scores[(rows < 0) | (self._file.row_ids[rows] < 0)] = -np.inf
-        return padded(scores, self._file.row_ids[rows], k)
+        """See `Store.search`; rows that the index has not seen yet are compared exactly."""
+        index, seen = self._index, 0 if self._index is None else self._index.ntotal
+        scores, ids = self._file.nearest(queries, k, start=seen)
+        if seen:
+            wanted = min(seen, k if self.kind == "flat" else k * self.rescore)
+            found = index.search(np.ascontiguousarray(queries, np.float32), wanted, params=self._parameters(wanted))
+            rows = np.asarray(found[1], dtype=np.int64)
+            near, near_ids = self._file.rows[np.maximum(rows, 0)], self._file.row_ids[np.maximum(rows, 0)]
+            rescored = np.einsum("qcd,qd->qc", near, queries).astype(np.float32)
+            rescored[(rows < 0) | (near_ids < 0)] = -np.inf
+            scores, ids = np.concatenate([scores, rescored], axis=1), np.concatenate([ids, near_ids], axis=1)
+        return padded(scores, ids, k)
 
     def _parameters(self, wanted: int) -> Any:
         faiss, selector = self._faiss, {}
         if self._file.dead:
-            alive = np.packbits(self._file.row_ids >= 0, bitorder="little")
-            selector["sel"] = faiss.IDSelectorBitmap(alive)
+            state = self._file.generation, self._file.dead, len(self._file.row_ids)
+            if self._alive[0] != state:
+                self._alive = state, np.packbits(self._file.row_ids >= 0, bitorder="little")
+            selector["sel"] = faiss.IDSelectorBitmap(self._alive[1])
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=max(self.effort, wanted), **selector)
-        if self.kind == "ivf-pq" and isinstance(self._index, faiss.IndexIVF):
+        if self.kind == "ivf-pq":
             return faiss.SearchParametersIVF(nprobe=self.effort, **selector)
         return faiss.SearchParameters(**selector)
-
-    def _catch_up(self) -> None:
-        """Add the rows that the faiss index has not seen; make a new one where it cannot be continued."""
-        total = len(self._file.row_ids)
-        if self._index is not None and (self._index.ntotal > total or self._grown(total)):
-            self._index = None
-        if self._index is None and total:
-            self._index = self._new(total)
-        if self._index is not None:
-            for start in range(self._index.ntotal, total, 65536):
-                self._index.add(np.ascontiguousarray(self._file.rows[start : start + 65536]))
-
-    def _grown(self, total: int) -> bool:
-        """Tell whether an IVF-PQ index was trained on so little that it is worth training again."""
-        return self.kind == "ivf-pq" and total > 4 * max(self._index.ntotal, 1)
-
-    def _new(self, total: int) -> Any:
-        faiss, inner = self._faiss, self._faiss.METRIC_INNER_PRODUCT
-        # Coding needs samples to learn from: below that, a flat index is both smaller and exact.
-        if self.kind == "flat" or (self.kind == "ivf-pq" and total < 39 * 256):
-            return faiss.IndexFlatIP(self._dim)
-        if self.kind == "hnsw":
-            index = faiss.IndexHNSWFlat(self._dim, self.links, inner)
-            index.hnsw.efConstruction = self.build_effort
-            return index
-        lists = self.lists or min(int(4 * total**0.5), total // 39)
-        index = faiss.IndexIVFPQ(faiss.IndexFlatIP(self._dim), self._dim, lists, self.code_bytes, 8, inner)
-        sample = np.random.default_rng(0).permutation(total)[: max(256 * 39, 64 * lists)]
-        index.train(np.ascontiguousarray(self._file.rows[np.sort(sample)]))
-        return index
-
-
-def _import() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise ZsbirError("the store faiss needs faiss: run `pip install 'zsbir[index]'`") from None
-    return faiss

@@ -11,7 +11,7 @@ from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Store, Vectors
-from zsbir.search.stores.exact import padded
+from zsbir.search.vector_file import padded
 
 _PAGE = 1000
 
