@@ -67,12 +67,15 @@ def test_ray_equals_one_process_also_after_a_kill(tars, model, tmp_path):
 
 
 def test_an_index_of_the_parts_finds_what_an_index_of_the_files_finds(photo_files, model, tmp_path):
+    direct = Index.build(str(model), photo_files, tmp_path / "b")
     assert main(["embed", str(model), "--photos", str(photo_files), "-o", str(tmp_path / "v"), *SETTINGS]) == 0
     assert (
         main(["index", "--from-embeddings", str(tmp_path / "v"), "--model", str(model), "-o", str(tmp_path / "a")]) == 0
     )
-    direct = Index.build(str(model), photo_files, tmp_path / "b")
+    again = ["index", "--from-embeddings", str(tmp_path / "v"), "-o", str(tmp_path / "a")]
+    assert main(again) == 0  # what is in is passed over
     parts = Index.load(tmp_path / "a")
+    assert len(parts) == len(parts.store) == len(direct)
     sketch = str(next(photo_files.rglob("*.png")))
     found, expected = (index.search(sketch, 5) for index in (parts, direct))
     assert [hit.path for hit in found] == [hit.path for hit in expected]

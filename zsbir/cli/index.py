@@ -17,6 +17,8 @@ def index(
     set: tuple[str, ...] = (),
     matcher: str | None = None,
     from_embeddings: Path | None = None,
+    merge: tuple[Path, ...] = (),
+    remove: tuple[str, ...] = (),
     prune: bool = False,
     links: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -38,6 +40,8 @@ def index(
         set: Settings of the store, key=value: kind=hnsw. Of a new index only.
         matcher: Also fit this matcher on all photos, for `zsbir search --matcher`.
         from_embeddings: What `zsbir embed` wrote, in place of photos; --model is the one that embedded them.
+        merge: Indexes of the same model, in place of photos: what they hold is added.
+        remove: Photos, or folders with all below, to take out of the index, in place of photos to add.
         prune: Remove all photos whose files are away, also many, and those of a folder that is away.
         links: Follow links that lead out of the folder.
         device: Where to run.
@@ -48,7 +52,9 @@ def index(
     from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
     from zsbir.matchers import MATCHERS
+    from zsbir.search.bulk import index_embeddings, merge_indexes
     from zsbir.search.index import Index
+    from zsbir.search.record import read_record
     from zsbir.search.stores import STORES
 
     where = choose_device(device)
@@ -56,16 +62,25 @@ def index(
         MATCHERS.build(matcher)  # a wrong name is refused before the work
     spec = {"name": store or "exact", **assignments(set, "--set")}
     how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": True, "links": links}
+    there = (out / "index.json").is_file()
+    instead = [name for name, value in (
+        ("--from-embeddings", from_embeddings), ("--merge", merge), ("--remove", remove),
+    ) if value]  # fmt: skip
+    if len(instead) > 1 or (instead and (photos is not None or prune or links)):
+        raise ZsbirError(f"{instead[0]} stands alone: leave out the photos, --prune, --links and the like")
+    if there and (store or set) and STORES.build(spec).spec != (kept := read_record(out)["store"]):
+        raise ZsbirError(f"{out} keeps its vectors in {kept}: --store and --set are for new ones")
     if from_embeddings is not None:
-        if photos is not None or prune or links or (out / "index.json").is_file():
-            raise ZsbirError("--from-embeddings makes a new index: leave out the photos, --prune and --links")
-        from zsbir.search.bulk import index_embeddings
-
         opened = index_embeddings(model, from_embeddings, out, store=spec, device=where, progress=True)
-    elif (out / "index.json").is_file():
+    elif merge:
+        if model is not None:
+            raise ZsbirError("--merge takes the model of the indexes: leave --model out")
+        opened = merge_indexes(merge, out, store=spec if store or set else None, device=where, progress=True)
+    elif remove:
         opened = Index.load(out, model, where, repair=True)
-        if (store or set) and STORES.build(spec).spec != opened.record["store"]:
-            raise ZsbirError(f"{out} keeps its vectors in {opened.record['store']}: --store and --set are for new ones")
+        print(f"{opened.remove(remove)} photos removed")
+    elif there:
+        opened = Index.load(out, model, where, repair=True)
         changes = opened.update(photos, prune=prune, **how)
         print(
             f"{changes.same} photos as before, {len(changes.new) + len(changes.copies)} new or changed, "

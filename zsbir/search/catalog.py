@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from zsbir.errors import ZsbirError
 
@@ -72,11 +76,14 @@ class Catalog:
             return int(self._db.execute("SELECT COUNT(*) FROM photos").fetchone()[0])
 
     def next_ids(self, count: int) -> list[int]:
-        """Return `count` ids that were never given out before."""
+        """Return `count` ids that were never given out before, and never will be, not even if this one is stopped."""
         with self._using():
             row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'photos'").fetchone()
-        start = (row[0] if row else 0) + 1
-        return list(range(start, start + count))
+            start = row[0] if row else 0
+            change = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'photos'"
+            new = "INSERT INTO sqlite_sequence (seq, name) VALUES (?, 'photos')"
+            self._db.execute(change if row else new, (start + count,))
+        return list(range(start + 1, start + count + 1))
 
     def add(self, ids: Sequence[int], entries: Sequence[Entry]) -> None:
         """Write photos in one transaction; a known path is replaced."""
@@ -121,10 +128,10 @@ class Catalog:
         with self._using():
             return [str(row[0]) for row in self._db.execute("SELECT path FROM sources ORDER BY path")]
 
-    def skipped(self) -> list[tuple[str, str]]:
-        """Return the files that could not be read, each with the reason."""
+    def skipped(self) -> list[tuple[str, str, str]]:
+        """Return the files that could not be read: path, reason, source."""
         with self._using():
-            return list(self._db.execute("SELECT path, reason FROM skipped ORDER BY path"))
+            return list(self._db.execute("SELECT path, reason, source FROM skipped ORDER BY path"))
 
     def version(self) -> int:
         """Return a number that another process changes by writing."""
@@ -151,11 +158,34 @@ class Catalog:
             row = self._db.execute("SELECT id FROM photos WHERE path = ?", (path,)).fetchone()
         return None if row is None else int(row[0])
 
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Return the ids of all photos, rising."""
+        with self._using():
+            rows = self._db.execute("SELECT id FROM photos ORDER BY id")
+            return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+    def under(self, path: str, most: int) -> list[int]:
+        """Return up to `most` ids of photos that are at a path or below it."""
+        below = path.rstrip(os.sep) + os.sep
+        with self._using():
+            rows = self._db.execute(
+                "SELECT id FROM photos WHERE path = ? OR (path >= ? AND path < ?) LIMIT ?",
+                (path, below, below[:-1] + chr(ord(os.sep) + 1), most),
+            )
+            return [int(row[0]) for row in rows]
+
+    def some(self, after: int, most: int) -> list[tuple[int, Entry]]:
+        """Return up to `most` photos whose ids are above one, in the order of ids."""
+        wanted = "SELECT id, path, digest, size, changed, source FROM photos WHERE id > ? ORDER BY id LIMIT ?"
+        with self._using():
+            return [(int(i), Entry(*rest)) for i, *rest in self._db.execute(wanted, (after, most))]
+
     def entries(self) -> Iterator[tuple[int, Entry]]:
         """Return all photos with their ids."""
-        with self._using():
-            rows = self._db.execute("SELECT id, path, digest, size, changed, source FROM photos ORDER BY id").fetchall()
-        return ((int(i), Entry(*rest)) for i, *rest in rows)
+        last = 0
+        while part := self.some(last, 10_000):
+            yield from part
+            last = part[-1][0]
 
     def checkpoint(self) -> None:
         """Write everything into the one file, so that it can be copied."""

@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from zsbir.data.scan import photo_files
 from zsbir.errors import ZsbirError
 from zsbir.files import replaced, write_json
-from zsbir.matchers.base import Matcher
 from zsbir.methods.base import Method, load
 from zsbir.methods.saving import save
 from zsbir.search.catalog import Catalog, Entry
-from zsbir.search.locks import SharedLock
-from zsbir.search.matching import Matching
 from zsbir.search.model import Embedder, find_model, fingerprint
-from zsbir.search.query import Query, open_query
 from zsbir.search.record import RECORD, describe, read_record
 from zsbir.search.scan import Changes, compare
+from zsbir.search.searching import Hit as Hit
+from zsbir.search.searching import Searching
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Store, Vectors
-from zsbir.search.writer import Writer
+from zsbir.search.writer import Skip, Writer
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A photo that was found.
-
-    Attributes:
-        path: Full path of the file.
-        score: Higher is better; the cosine in [-1, 1] unless another matcher was asked for.
-        id: Its number in the index.
-    """
-
-    path: str
-    score: float
-    id: int
-
-
-class Index:
+class Index(Searching):
     """Photos, their vectors and the model that made them, in one folder.
 
     Made by `Index.build` or `Index.load`. Searching is safe from many threads at once, also while another one changes
@@ -57,14 +37,12 @@ class Index:
     """
 
     def __init__(self, folder: Path, record: dict[str, Any], embedder: Embedder) -> None:
-        self.folder, self.record, self.embedder = folder, record, embedder
-        self.catalog = Catalog(folder / "photos.sqlite")
-        self.store: Store = STORES.build(record["store"])
+        self.folder, self.record = folder, record
+        store: Store = STORES.build(record["store"])
         (folder / "store").mkdir(exist_ok=True)
-        self.store.open(folder / "store", record["dim"])
-        self._lock = SharedLock()
+        store.open(folder / "store", record["dim"])
+        super().__init__(embedder, Catalog(folder / "photos.sqlite"), store, folder / "matchers")
         self._writer = Writer(folder, self.catalog, self.store, record["dim"], self._lock)
-        self._matching = Matching(folder / "matchers", self.store)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -166,9 +144,6 @@ class Index:
             )
         return index
 
-    def __len__(self) -> int:
-        return len(self.catalog)
-
     def update(
         self,
         photos: str | Path | None = None,
@@ -222,98 +197,23 @@ class Index:
             self._writer.apply(changes, "", self.embedder, batch_size, workers, False)
         return changes
 
-    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[tuple[str, str]]]]) -> None:
-        """Add photos that are embedded already: entries, their (n, D) unit vectors, and skipped files with reasons."""
+    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[Skip]]]) -> None:
+        """Add photos that are embedded already, but for those that are in: entries, (n, D) vectors, skipped files."""
         with self._writer.writing():
+            self._writer.repair()
             self._writer.extend(parts)
 
-    def remove(self, photos: Iterable[str | Path]) -> int:
-        """Remove photos by path; returns how many were in the index."""
-        names = [photos] if isinstance(photos, (str, Path)) else photos
-        found = [self.catalog.id_of(str(Path(photo).absolute())) for photo in names]
-        ids = [number for number in found if number is not None]
-        with self._writer.writing():
-            self._writer.remove(ids)
-        return len(ids)
+    def remove(self, photos: str | Path | Iterable[str | Path]) -> int:
+        """Remove photos by path, and all below a folder; returns how many there were.
 
-    def search(
-        self,
-        query: Query | None = None,
-        k: int = 10,
-        *,
-        text: str | None = None,
-        mix: float = 0.5,
-        matcher: str | Mapping[str, Any] | Matcher | None = None,
-        candidates: int = 1000,
-        folder: str | Path | None = None,
-    ) -> list[Hit]:
-        """Find photos.
-
-        Args:
-            query: A sketch: an RGB image, a file (PNG, JPEG, SVG, ``name.ndjson#17``), or a list of strokes.
-            k: How many are wanted.
-            text: Words, alone or together with the sketch.
-            mix: Weight of the text, in [0, 1], where both are given.
-            matcher: Name, mapping or instance; None: cosine.
-            candidates: How many photos the other matchers look at: the nearest by cosine.
-            folder: Only photos below it.
-
-        Raises:
-            ZsbirError: If neither a sketch nor a text is given, or one cannot be used.
+        Memory does not grow with their number. What still lies in a folder that was indexed comes back when that is
+        updated.
         """
-        return self.nearest(self.vector(query, text, mix), k, matcher, candidates, folder)
-
-    def search_many(self, queries: Sequence[Query], k: int = 10, **options: Any) -> list[list[Hit]]:
-        """Find photos for several sketches; `options` as for `search`."""
-        return [self.search(query, k, **options) for query in queries]
-
-    def vector(self, query: Query | None = None, text: str | None = None, mix: float = 0.5) -> Vectors:
-        """Return the (D,) unit vector of a sketch, a text or both."""
-        if not 0 <= mix <= 1:
-            raise ZsbirError(f"mix={mix} must be between 0 (the sketch alone) and 1 (the text alone)")
-        parts: list[Vectors] = []
-        if query is not None:
-            parts.append((1 - mix if text else 1) * self.embedder.images([open_query(query)], "sketch")[0])
-        if text:
-            parts.append((mix if query is not None else 1) * self.embedder.texts([text])[0])
-        if not parts:
-            raise ZsbirError("there is nothing to search for: give a sketch, a text or both")
-        total = np.sum(parts, axis=0)
-        return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)
-
-    def nearest(
-        self,
-        vector: Vectors,
-        k: int = 10,
-        matcher: str | Mapping[str, Any] | Matcher | None = None,
-        candidates: int = 1000,
-        folder: str | Path | None = None,
-    ) -> list[Hit]:
-        """Find the photos nearest to a (D,) unit vector, all or those below a folder; the rest as for `search`."""
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ZsbirError(f"k={k!r} must be a whole number, at least 1")
-        under = None if folder is None else str(Path(folder).absolute()).rstrip(os.sep) + os.sep
-        wanted, total = k, len(self)
-        while True:
-            with self._lock.reading():
-                scores, ids = self._matching.search(vector[None], wanted, matcher, candidates)
-                paths = [self.catalog.path(number) for number in ids.tolist()]
-            hits = [
-                Hit(path, score, number)
-                for path, score, number in zip(paths, scores.tolist(), ids.tolist(), strict=True)
-                if path is not None and (under is None or path.startswith(under))
-            ]
-            if under is None or len(hits) >= k or wanted >= total:
-                return hits[:k]
-            wanted = min(4 * wanted, total)
-
-    def like(self, photo: int, k: int = 10, folder: str | Path | None = None) -> list[Hit]:
-        """Find photos like one of the index, given by its id; that one itself is left out."""
-        if self.catalog.path(photo) is None:
-            raise ZsbirError(f"there is no photo {photo} in the index")
-        with self._lock.reading():
-            vector = self.store.vectors(np.array([photo], dtype=np.int64))[0]
-        return [hit for hit in self.nearest(vector, k + 1, folder=folder) if hit.id != photo][:k]
+        names = [photos] if isinstance(photos, (str, Path)) else photos
+        with self._writer.writing():
+            return self._writer.remove(
+                str(photo) if "://" in str(photo) else str(Path(photo).absolute()) for photo in names
+            )
 
     def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
         """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""
@@ -326,7 +226,7 @@ class Index:
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return the files that could not be read, each with the reason."""
-        return self.catalog.skipped()
+        return [(path, reason) for path, reason, _ in self.catalog.skipped()]
 
     def save(self, folder: str | Path | None = None) -> None:
         """Write everything to disk; with `folder`, as a copy there, which takes the place of what is there."""

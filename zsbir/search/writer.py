@@ -16,10 +16,16 @@ from zsbir.search.catalog import Catalog, Entry
 from zsbir.search.locks import SharedLock
 from zsbir.search.model import Embedder
 from zsbir.search.scan import Changes, compare
-from zsbir.search.stores.base import Ids, Store, Vectors
+from zsbir.search.stores.base import Store, Vectors
+
+Skip = tuple[str, str, str]
+"""A file that could not be read: its path, the reason, and the folder or list that it is from."""
 
 _EACH = 32
 """Batches between two writes: what a stopped run loses at most."""
+
+_AT_ONCE = 10_000
+"""Photos that are removed in one transaction."""
 
 
 class Writer:
@@ -60,13 +66,14 @@ class Writer:
     def repair(self) -> list[str]:
         """Remove what is in only one of catalogue and store; returns the files that no folder or list brings back."""
         with self._lock.writing():
-            held = dict(self._catalog.entries())
-            numbers: Ids = np.array(list(held), dtype=np.int64)
-            stored = self._store.ids()
+            numbers, stored = self._catalog.ids(), self._store.ids()
             self._store.remove(np.setdiff1d(stored, numbers))
             lost = np.setdiff1d(numbers, stored).tolist()
+            paths = [
+                entry.path for number in lost for _, entry in self._catalog.some(number - 1, 1) if not entry.source
+            ]
             self._catalog.remove(lost)
-        return [held[number].path for number in lost if not held[number].source]
+        return paths
 
     def look(self, source: str, prune: bool, links: bool) -> Changes:
         """Find what changed in a folder or list, and remember it; photos that are to stay are moved to `kept`."""
@@ -94,18 +101,18 @@ class Writer:
             self._catalog.skip([(path, reason, source) for path, reason in changes.unreadable])
             if changes.copies:
                 vectors = self._store.vectors(np.array([number for number, _ in changes.copies], dtype=np.int64))
-                self._insert([entry for _, entry in changes.copies], vectors, [], source)
-        new, done, vectors_done, skipped = changes.new, list[Entry](), list[Vectors](), list[tuple[str, str]]()
+                self._insert([entry for _, entry in changes.copies], vectors, [])
+        new, done, vectors_done, skipped = changes.new, list[Entry](), list[Vectors](), list[Skip]()
 
         def write() -> None:
             found = np.concatenate(vectors_done) if vectors_done else np.zeros((0, self._dim), np.float32)
-            self._insert(done, found, skipped, source)
+            self._insert(done, found, skipped)
             for held in (done, vectors_done, skipped):
                 held.clear()
 
         stream = embedder.stream(
             [entry.path for entry in new], "photo", batch_size=batch_size, workers=workers, progress=progress,
-            skip=lambda row, reason: skipped.append((new[row].path, reason)),
+            skip=lambda row, reason: skipped.append((new[row].path, reason, source)),
         )  # fmt: skip
         for rows, vectors in stream:
             done += [new[row] for row in rows]
@@ -115,27 +122,34 @@ class Writer:
         write()
         self.finish()
 
-    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[tuple[str, str]]]]) -> None:
-        """Add photos that are embedded already."""
+    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[Skip]]]) -> None:
+        """Add photos that are embedded already, but for those whose path is in the index."""
         for entries, vectors, skipped in parts:
-            self._insert(entries, vectors, skipped, "")
+            rows = {e.path: row for row, e in enumerate(entries) if self._catalog.id_of(e.path) is None}
+            new = list(rows.values())
+            self._insert([entries[row] for row in new], vectors[new], skipped)
         self.finish()
 
-    def remove(self, ids: Sequence[int]) -> None:
-        """Remove photos."""
-        with self._lock.writing():
-            self._catalog.remove(ids)
-            self._store.remove(np.array(ids, dtype=np.int64))
-            self._store.flush()
+    def remove(self, paths: Iterable[str]) -> int:
+        """Remove photos by path, and all below a folder; returns how many."""
+        count = 0
+        for path in paths:
+            while ids := self._catalog.under(path, _AT_ONCE):
+                with self._lock.writing():
+                    self._catalog.remove(ids)
+                    self._store.remove(np.array(ids, dtype=np.int64))
+                count += len(ids)
+            self._catalog.forget(path)
+        self.finish()
+        return count
 
     def finish(self) -> None:
         """Make the store ready for searching."""
         with self._lock.writing():
+            self._store.flush()
             self._store.finish()
 
-    def _insert(
-        self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[tuple[str, str]], source: str
-    ) -> None:
+    def _insert(self, entries: Sequence[Entry], vectors: Vectors, skipped: Sequence[Skip]) -> None:
         """Add photos: vectors first, so that a photo of the catalogue always has one."""
         with self._lock.writing():
             ids = self._catalog.next_ids(len(entries))
@@ -143,4 +157,4 @@ class Writer:
                 self._store.add(np.array(ids, dtype=np.int64), vectors)
                 self._store.flush()
             self._catalog.add(ids, entries)
-            self._catalog.skip([(path, reason, source) for path, reason in skipped])
+            self._catalog.skip(skipped)

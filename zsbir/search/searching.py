@@ -1,0 +1,133 @@
+"""Photos found by drawing: queries to hits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zsbir.errors import ZsbirError
+from zsbir.matchers.base import Matcher
+from zsbir.search.catalog import Catalog
+from zsbir.search.locks import SharedLock
+from zsbir.search.matching import Matching
+from zsbir.search.model import Embedder
+from zsbir.search.query import Query, open_query
+from zsbir.search.stores.base import Store, Vectors
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo that was found.
+
+    Attributes:
+        path: Full path of the file.
+        score: Higher is better; the cosine in [-1, 1] unless another matcher was asked for.
+        id: Its number in the index.
+    """
+
+    path: str
+    score: float
+    id: int
+
+
+class Searching:
+    """What an index is searched with; safe from many threads at once, also while another one changes it.
+
+    Args:
+        embedder: Makes vectors of queries.
+        catalog: The photos by id.
+        store: Their vectors.
+        matchers: The folder of fitted matchers.
+    """
+
+    def __init__(self, embedder: Embedder, catalog: Catalog, store: Store, matchers: Path) -> None:
+        self.embedder, self.catalog, self.store = embedder, catalog, store
+        self._lock = SharedLock()
+        self._matching = Matching(matchers, store)
+
+    def __len__(self) -> int:
+        return len(self.catalog)
+
+    def search(
+        self,
+        query: Query | None = None,
+        k: int = 10,
+        *,
+        text: str | None = None,
+        mix: float = 0.5,
+        matcher: str | Mapping[str, Any] | Matcher | None = None,
+        candidates: int = 1000,
+        folder: str | Path | None = None,
+    ) -> list[Hit]:
+        """Find photos.
+
+        Args:
+            query: A sketch: an RGB image, a file (PNG, JPEG, SVG, ``name.ndjson#17``), or a list of strokes.
+            k: How many are wanted.
+            text: Words, alone or together with the sketch.
+            mix: Weight of the text, in [0, 1], where both are given.
+            matcher: Name, mapping or instance; None: cosine.
+            candidates: How many photos the other matchers look at: the nearest by cosine.
+            folder: Only photos below it.
+
+        Raises:
+            ZsbirError: If neither a sketch nor a text is given, or one cannot be used.
+        """
+        return self.nearest(self.vector(query, text, mix), k, matcher, candidates, folder)
+
+    def search_many(self, queries: Sequence[Query], k: int = 10, **options: Any) -> list[list[Hit]]:
+        """Find photos for several sketches; `options` as for `search`."""
+        return [self.search(query, k, **options) for query in queries]
+
+    def vector(self, query: Query | None = None, text: str | None = None, mix: float = 0.5) -> Vectors:
+        """Return the (D,) unit vector of a sketch, a text or both."""
+        if not 0 <= mix <= 1:
+            raise ZsbirError(f"mix={mix} must be between 0 (the sketch alone) and 1 (the text alone)")
+        parts: list[Vectors] = []
+        if query is not None:
+            parts.append((1 - mix if text else 1) * self.embedder.images([open_query(query)], "sketch")[0])
+        if text:
+            parts.append((mix if query is not None else 1) * self.embedder.texts([text])[0])
+        if not parts:
+            raise ZsbirError("there is nothing to search for: give a sketch, a text or both")
+        total = np.sum(parts, axis=0)
+        return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)
+
+    def nearest(
+        self,
+        vector: Vectors,
+        k: int = 10,
+        matcher: str | Mapping[str, Any] | Matcher | None = None,
+        candidates: int = 1000,
+        folder: str | Path | None = None,
+    ) -> list[Hit]:
+        """Find the photos nearest to a (D,) unit vector, all or those below a folder; the rest as for `search`."""
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ZsbirError(f"k={k!r} must be a whole number, at least 1")
+        under = None if folder is None else str(Path(folder).absolute()).rstrip(os.sep) + os.sep
+        wanted, total = k, len(self)
+        while True:
+            with self._lock.reading():
+                scores, ids = self._matching.search(vector[None], wanted, matcher, candidates)
+                paths = [self.catalog.path(number) for number in ids.tolist()]
+            hits = [
+                Hit(path, score, number)
+                for path, score, number in zip(paths, scores.tolist(), ids.tolist(), strict=True)
+                if path is not None and (under is None or path.startswith(under))
+            ]
+            if under is None or len(hits) >= k or wanted >= total:
+                return hits[:k]
+            wanted = min(4 * wanted, total)
+
+    def like(self, photo: int, k: int = 10, folder: str | Path | None = None) -> list[Hit]:
+        """Find photos like one of the index, given by its id; that one itself is left out."""
+        if self.catalog.path(photo) is None:
+            raise ZsbirError(f"there is no photo {photo} in the index")
+        with self._lock.reading():
+            vector = self.store.vectors(np.array([photo], dtype=np.int64))[0]
+        return [hit for hit in self.nearest(vector, k + 1, folder=folder) if hit.id != photo][:k]
