@@ -71,6 +71,7 @@ def report_map(of: MapOf, path: Path, subject: Subject, work: WorkOptions, seed:
     Raises:
         ZsbirError: If it cannot be drawn.
     """
+    from zsbir.engine.logging import heard
     from zsbir.evaluation.distributed import is_first
     from zsbir.evaluation.embedding_map import embedding_map
     from zsbir.evaluation.inputs import check_embeddings
@@ -86,4 +87,5 @@ def report_map(of: MapOf, path: Path, subject: Subject, work: WorkOptions, seed:
     # Every process takes part in embedding, the first one draws.
     before = model_panels(subject.model, settings, work, True, False) if of == "both" and subject.model else []
     panel = ("embeddings" if subject.model is None else "after training", queries, gallery)
-    return embedding_map([*before, panel], settings) if is_first() else None
+    with heard("drawing the map", is_first()):
+        return embedding_map([*before, panel], settings) if is_first() else None

@@ -88,6 +88,7 @@ def evaluate(
         work: How images are embedded.
     """
     from zsbir.cli._options import assignments
+    from zsbir.engine.logging import heard
     from zsbir.evaluation.distributed import is_first, joined_processes
     from zsbir.evaluation.evaluator import Evaluator
     from zsbir.methods import METHODS
@@ -110,7 +111,8 @@ def evaluate(
                 protocol or None, subject.matcher, None, ks or (100, 200), report.resamples, report.show_best,
                 report.top, seed, report.show_random, report.show, progress=is_first(),
             )  # fmt: skip
-            found = _evaluate(evaluator, subject, setting, bits or 64, ks, work)
+            with heard("scoring", is_first()):
+                found = _evaluate(evaluator, subject, setting, bits or 64, ks, work)
             if setting == "zero-shot" and not report.no_baseline:
                 found = replace(found, baseline=_baseline(subject, evaluator, work))
             elif report.no_baseline and (setting != "zero-shot" or subject.model is None):
@@ -122,7 +124,8 @@ def evaluate(
                 folder = _target(subject.folder, out, name, part, path if len(run) > 1 else None)
                 openers = subject.openers or (None, None)
                 figures = {} if figure is None else {_MAP: figure}
-                found.save(folder, report.html, openers[0], openers[1], figures, title=str(path))
+                with heard("writing the report"):
+                    found.save(folder, report.html, openers[0], openers[1], figures, title=str(path))
                 _show(str(path), found, folder)
     if seeds and is_first():
         _summary(reports, out)

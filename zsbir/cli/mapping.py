@@ -44,6 +44,7 @@ def mapping(
     """
     from zsbir.cli._evaluation import refuse
     from zsbir.cli._maps import map_settings, model_panels, near_by
+    from zsbir.engine.logging import heard
     from zsbir.evaluation.embedding_map import check_layout, embedding_map
     from zsbir.evaluation.embeddings import is_pair
     from zsbir.evaluation.inputs import check_embeddings
@@ -67,5 +68,6 @@ def mapping(
         settings = near_by(settings, model.method.matcher)
         panels = model_panels(model, settings, work, before)
     print(f"drawing {sum(len(side) for _, *sides in panels for side in sides)} embeddings", file=sys.stderr)
-    save_figure(embedding_map(panels, settings), target)
+    with heard("drawing the map"):
+        save_figure(embedding_map(panels, settings), target)
     print(target)
