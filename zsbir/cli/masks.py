@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
-    from typing import Annotated
-
     from zsbir.backbones.base import Backbone
     from zsbir.maskers.base import Masker
-else:
-    from typing import Annotated
 
 
 def masks(
@@ -53,7 +49,7 @@ def masks(
 
     from zsbir.data.batches import to_unit
     from zsbir.data.images import load_image
-    from zsbir.data.preprocess import prepare
+    from zsbir.data.preprocess import Preprocess, prepare
     from zsbir.maskers.base import MaskRequest
     from zsbir.maskers.picture import mask_picture
 
@@ -70,8 +66,7 @@ def masks(
     features = None
     with torch.no_grad():
         if masker.needs_attention:
-            mean, std = (torch.tensor(s, device=place).view(3, 1, 1) for s in (encoder.mean, encoder.std))
-            features = encoder.to(place).eval().with_attention((images - mean) / std)
+            features = encoder.to(place).eval().with_attention(Preprocess.of(encoder).normalise(images))
         request = MaskRequest(images, names, encoder.grid, features)
         heat = masker.heatmap(request)
         keep = masker(request)
@@ -108,10 +103,8 @@ def _from_run(run: str, clip_weights: str | None) -> tuple[Masker, Backbone]:
     method = zsbir.load(run)
     if not isinstance(method, PuXIM):
         raise ZsbirError(f"{run} is a run of {method.spec['name']!r}, which has no masker: give one of puxim")
-    masker = method.masker
-    if clip_weights is not None:
-        masker = MASKERS.build(spec_of(masker), weights=clip_weights)
-    return masker, method.encoder
+    own = method.masker
+    return own if clip_weights is None else MASKERS.build(spec_of(own), weights=clip_weights), method.encoder
 
 
 def _by_name(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +29,16 @@ class RawBatch:
         skipped: Files that could not be read, and were replaced by another of their class.
     """
 
-    images: dict[str, Tensor]
-    labels: dict[str, Tensor]
-    warp: dict[str, Tensor]
-    objects: dict[str, Tensor]
-    keep: dict[str, Tensor]
-    files: dict[str, list[str]]
-    skipped: list[str]
+    images: dict[str, Tensor] = field(default_factory=dict)
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    warp: dict[str, Tensor] = field(default_factory=dict)
+    objects: dict[str, Tensor] = field(default_factory=dict)
+    keep: dict[str, Tensor] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> RawBatch:
-        """Return itself with pinned tensors, for asynchronous copies to a GPU."""
+        """Return it with pinned tensors, for asynchronous copies to a GPU."""
         return self._with(Tensor.pin_memory)
 
     def to(self, device: torch.device | str) -> RawBatch:
@@ -46,18 +47,19 @@ class RawBatch:
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep the memory until `stream` has used it."""
-        for part in (self.images, self.labels, self.warp, self.objects, self.keep):
-            for tensor in part.values():
+        for tensors in self._tensors().values():
+            for tensor in tensors.values():
                 tensor.record_stream(stream)
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> RawBatch:
-        def changed(part: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: change(tensor) for name, tensor in part.items()}
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        return {part: getattr(self, part) for part in ("images", "labels", "warp", "objects", "keep")}
 
-        return RawBatch(
-            changed(self.images), changed(self.labels), changed(self.warp), changed(self.objects), changed(self.keep),
-            self.files, self.skipped,
-        )  # fmt: skip
+    def _with(self, change: Callable[[Tensor], Tensor]) -> RawBatch:
+        changed: dict[str, Any] = {
+            part: {name: change(tensor) for name, tensor in tensors.items()}
+            for part, tensors in self._tensors().items()
+        }
+        return replace(self, **changed)
 
 
 FILE_SIDE = 256
@@ -140,30 +142,28 @@ def to_batch(
         sketch_fill: What a warp puts outside a sketch, see `warp`.
         photo_fill: Likewise for photos.
     """
+    raw = raw.to(device)
     images: dict[str, Tensor] = {}
-    objects = {name: mask.to(device) for name, mask in raw.objects.items()}
+    objects = dict(raw.objects)
     for name, pixels in raw.images.items():
         unit = to_unit(pixels, device)
         if name in raw.warp:
-            matrices = raw.warp[name].to(device)
-            unit = warp(unit, matrices, sketch_fill if name == "sketch" else photo_fill)
+            unit = warp(unit, raw.warp[name], sketch_fill if name == "sketch" else photo_fill)
             if name in objects:
-                objects[name] = warp(objects[name][:, None].float(), matrices, 0.0)[:, 0] > 0.5
+                objects[name] = warp(objects[name][:, None].float(), raw.warp[name], 0.0)[:, 0] > 0.5
         images[name] = unit.contiguous(memory_format=order)
-    labels = {name: label.to(device) for name, label in raw.labels.items()}
-    keep = {name: mask.to(device) for name, mask in raw.keep.items()}
     return Batch(
         sketch=images["sketch"],
         photo=images["photo"],
-        label=labels["sketch"],
-        photo_label=labels["photo"],
+        label=raw.labels["sketch"],
+        photo_label=raw.labels["photo"],
         negative=images.get("negative"),
-        negative_label=labels.get("negative"),
+        negative_label=raw.labels.get("negative"),
         classes=classes,
         photo_object=objects.get("photo"),
         negative_object=objects.get("negative"),
-        photo_keep=keep.get("photo"),
-        negative_keep=keep.get("negative"),
+        photo_keep=raw.keep.get("photo"),
+        negative_keep=raw.keep.get("negative"),
         files=raw.files,
         fixed=not raw.warp,
     )

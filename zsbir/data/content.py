@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from zsbir.data.formats import split_record
-from zsbir.data.strokes import drawing_bytes, drawing_size
+from zsbir.data.strokes import drawing_bytes, drawing_place
 from zsbir.errors import ZsbirError
 from zsbir.files import read_regular, stamp
 from zsbir.store import digest
@@ -29,7 +29,10 @@ def silent(what: str, total: int) -> Callable[[int], object]:
 def record_size(record: str) -> int:
     """Return a record's size in bytes (a QuickDraw drawing: its line's), or -1 where it cannot be found."""
     try:
-        return stamp(record)[0] if split_record(record)[1] is None else drawing_size(record)
+        if split_record(record)[1] is None:
+            return stamp(record)[0]
+        _, start, end = drawing_place(record)
+        return end - start
     except (OSError, ValueError, IndexError, ZsbirError):
         return MISSING
 

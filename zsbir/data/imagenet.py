@@ -53,11 +53,12 @@ class ImageNetOverlap:
 def imagenet_overlap(classes: Iterable[str]) -> ImageNetOverlap:
     """Return which of `classes` are ImageNet-1k classes, for backbones pretrained on it."""
     names = list(classes)
-    by: dict[str, list[str]] = {"same": [], "narrower": [], "broader": [], "unknown": [], "none": []}
-    for name in names:
-        by[_table().get(canonical(name), (None, "unknown"))[1]].append(name)
-    same, narrower, broader, unknown = (tuple(by[key]) for key in ("same", "narrower", "broader", "unknown"))
-    return ImageNetOverlap(same, narrower, broader, unknown, len(names))
+    relations = [_table().get(canonical(name), (None, "unknown"))[1] for name in names]
+    by = {
+        relation: tuple(name for name, found in zip(names, relations, strict=True) if found == relation)
+        for relation in ("same", "narrower", "broader", "unknown")
+    }
+    return ImageNetOverlap(**by, total=len(names))
 
 
 def class_synset(name: str) -> str | None:

@@ -98,18 +98,13 @@ def _decode(file: IO[bytes], name: str, at_least: int = 0) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image as RGB, turned as its EXIF block says."""
-    turn = _TURNS.get(_orientation(image))
+    """Return an image as RGB, turned as its EXIF block says; a damaged block turns nothing."""
+    try:
+        turn = _TURNS.get(int(image.getexif().get(_ORIENTATION, 1)))
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error):
+        turn = None
     rgb = _to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1 (upright) where there is none, or the block is damaged."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except (OSError, ValueError, SyntaxError, TypeError, struct.error):
-        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

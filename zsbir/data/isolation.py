@@ -13,7 +13,6 @@ import contextlib
 import importlib
 import json
 import os
-import struct
 import subprocess
 import sys
 import threading
@@ -96,10 +95,6 @@ class _Child:
             self.close()
             raise ZsbirError("the process that decodes images does not start: the machine may be out of memory")
 
-    @property
-    def usable(self) -> bool:
-        return self.process.poll() is None
-
     def call(self, function: str, data: bytes, budget: Budget, options: dict[str, Any]) -> Image.Image:
         header = {"function": function, "seconds": budget.seconds, "memory": budget.memory, "options": options}
         answer: dict[str, Any] = {}
@@ -151,13 +146,13 @@ _idle: list[_Child] = []
 @contextlib.contextmanager
 def _borrowed() -> Iterator[_Child]:
     """Take an idle child or start one: there are as many as threads decode at once."""
-    child = None
-    while child is None:
+    while True:
         try:
             child = _idle.pop()
         except IndexError:
             child = _Child()
-        child = child if child.usable else None
+        if child.process.poll() is None:
+            break
     try:
         yield child
     except BaseException as error:
@@ -165,7 +160,7 @@ def _borrowed() -> Iterator[_Child]:
             child.close()  # interrupted in the middle: its answer would be taken for the next one's
         raise
     finally:
-        if child.usable:
+        if child.process.poll() is None:
             _idle.append(child)
 
 
@@ -180,21 +175,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def _write(stream: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
-    text = json.dumps(header).encode()
-    stream.write(struct.pack("<II", len(text), len(data)) + text)
+    stream.write(json.dumps({**header, "bytes": len(data)}).encode() + b"\n")
     stream.write(data)
     stream.flush()
 
 
 def _read(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    sizes = stream.read(8)
-    if len(sizes) < 8:
+    line = stream.readline()
+    if not line.endswith(b"\n"):
         raise EOFError
-    text, data = struct.unpack("<II", sizes)
-    header, body = stream.read(text), stream.read(data)
-    if len(body) < data:
+    header = json.loads(line)
+    body = stream.read(header["bytes"])
+    if len(body) < header["bytes"]:
         raise EOFError
-    return json.loads(header), body
+    return header, body
 
 
 def answer() -> None:
@@ -213,7 +207,7 @@ def answer() -> None:
             return
         module, _, name = header["function"].partition(":")
         function = getattr(importlib.import_module(module), name)
-        image, fatal, reply = None, False, {}
+        fatal, reply = False, {}
         with _confined(header["seconds"], header["memory"]):
             try:
                 image = function(data, **header["options"])
@@ -224,10 +218,7 @@ def answer() -> None:
             except BaseException as error:  # a panic of the Rust renderer is no Exception; this child ends with it
                 reply = {"error": " ".join(str(error).split())[:120] or type(error).__name__}
                 fatal = not isinstance(error, Exception)
-        if image is None:
-            _write(sink, reply)
-        else:
-            _write(sink, {"size": image.size}, image.tobytes())
+        _write(sink, reply or {"size": image.size}, b"" if reply else image.tobytes())
         if fatal:
             return
 

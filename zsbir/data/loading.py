@@ -23,7 +23,7 @@ from zsbir.data.images import load_image
 from zsbir.data.preprocess import Pixels, Preprocess
 from zsbir.data.sampling import Plan
 from zsbir.errors import ZsbirError
-from zsbir.types import Domain, Records, Split
+from zsbir.types import DOMAINS, Domain, Records, Split
 
 
 class ImageSource:
@@ -54,9 +54,8 @@ class ImageSource:
 
     def use_cache(self, folder: str | Path) -> None:
         """Take prepared images from a cache folder from now on, and fill it where it has gaps."""
-        domains: tuple[Domain, ...] = ("sketch", "photo")
         variant = "" if self.dataset is None else self.dataset.variant
-        for domain in domains:
+        for domain in DOMAINS:
             how = self.preprocess.how(domain)
             self._caches[domain] = ImageCache(folder, self.size, how, self._opener(domain), variant)
 
@@ -129,7 +128,6 @@ class Steps(TorchDataset[RawBatch]):
         self.keep = keep
         self.with_objects = with_objects
         self._plan: tuple[int, Plan] | None = None
-        self._by_class: dict[tuple[Domain, int], npt.NDArray[np.int64]] = {}
 
     def plan(self, epoch: int) -> Plan:
         """Return the epoch's plan, kept until another epoch is asked for."""
@@ -140,7 +138,7 @@ class Steps(TorchDataset[RawBatch]):
     def __getitem__(self, where: tuple[int, int]) -> RawBatch:
         epoch, step = where
         plan = self.plan(epoch)
-        raw = RawBatch({}, {}, {}, {}, {}, {}, [])
+        raw = RawBatch()
         rng = np.random.default_rng([self.seed, epoch, step, 7])
         self._fill(raw, "sketch", "sketch", plan.sketch[step], rng)
         self._fill(raw, "photo", "photo", plan.photo[step], rng)
@@ -169,18 +167,21 @@ class Steps(TorchDataset[RawBatch]):
 
     def _read(self, records: Records, row: int, domain: Domain, skipped: list[str]) -> tuple[str, Tensor]:
         """Read a record; if it is broken, the next of its class that is not, and note the broken one."""
-        label = int(records.labels[row])
-        members = self._by_class.get((domain, label))
-        if members is None:
-            members = self._by_class[domain, label] = np.flatnonzero(records.labels == label)
-        start = int(np.searchsorted(members, row))
-        for turn in range(len(members)):
-            file = str(records.file(int(members[(start + turn) % len(members)])))
+        for number in _and_others(records.labels, row):
+            file = str(records.file(number))
             try:
                 return file, self.source.tensor(file, domain)
             except ZsbirError as error:
                 skipped.append(str(error))
-        raise ZsbirError(f"no {domain} of the class {self.split.classes[label]!r} can be read; the last: {skipped[-1]}")
+        name = self.split.classes[records.labels[row]]
+        raise ZsbirError(f"no {domain} of the class {name!r} can be read; the last: {skipped[-1]}")
+
+
+def _and_others(labels: npt.NDArray[np.int64], row: int) -> Iterator[int]:
+    """Yield a row, and then the others of its class: those after it, then those before it."""
+    yield row
+    members = np.flatnonzero(labels == labels[row])
+    yield from np.roll(members, -int(np.searchsorted(members, row)))[1:].tolist()
 
 
 class StepLoader:
@@ -194,37 +195,21 @@ class StepLoader:
 
     def __init__(self, steps: Steps, workers: int = 2, pin: bool = False) -> None:
         self.steps = steps
-        self._order: list[tuple[int, int]] = []
+        self._order: list[tuple[int, int]] = []  # what an epoch loads; the loader reads it when one begins
         options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
         # fork keeps the datasets' buffers shared; threads of torch have not started work in the workers yet.
         self._loader: DataLoader[RawBatch] = DataLoader(
-            steps, batch_size=None, sampler=_Order(self), num_workers=workers, pin_memory=pin,
+            steps, batch_size=None, sampler=self._order, num_workers=workers, pin_memory=pin,
             worker_init_fn=_own_group, **options,
         )  # fmt: skip
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RawBatch]:
         """Yield the batches of one epoch from step `start` on."""
-        self._order = [(epoch, step) for step in range(start, len(self.steps.plan(epoch)))]
+        self._order[:] = [(epoch, step) for step in range(start, len(self.steps.plan(epoch)))]
         return iter(self._loader)
-
-    @property
-    def order(self) -> list[tuple[int, int]]:
-        """What is left to load of the current epoch."""
-        return self._order
 
 
 def _own_group(worker: int) -> None:
     """Leave the group of processes: a signal to all of it is for the process that trains, which ends its workers."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-
-
-class _Order(torch.utils.data.Sampler[tuple[int, int]]):
-    def __init__(self, owner: StepLoader) -> None:
-        self._owner = owner
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self._owner.order)
-
-    def __len__(self) -> int:
-        return len(self._owner.order)

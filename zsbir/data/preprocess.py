@@ -47,8 +47,7 @@ def pad_black(image: Image.Image, size: int) -> Pixels:
 def crop_pad(image: Image.Image, size: int) -> Pixels:
     """Crop to the drawn box with a margin of 10 px, resize keeping the ratio, pad with the image's maximum value."""
     image = _crop(image, drawn_box(np.asarray(image)))
-    longer = max(image.size)
-    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
     return _padded(_resized(image, (width, height)), size)
 
 
@@ -181,7 +180,7 @@ def as_image(image: object) -> Image.Image:
     if isinstance(image, Image.Image):
         return upright(image)
     if isinstance(image, Tensor):
-        image = _bytes(image).numpy()
+        image = _bytes(image.detach().cpu())
     if not isinstance(image, np.ndarray):
         raise ZsbirError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
@@ -189,19 +188,18 @@ def as_image(image: object) -> Image.Image:
     return Image.fromarray(image).convert("RGB")
 
 
-def _bytes(image: Tensor) -> Tensor:
-    """Return a (3, H, W) tensor as (H, W, 3) uint8 on the CPU."""
+def _bytes(image: Tensor) -> Pixels:
+    """Return a (3, H, W) tensor as (H, W, 3) uint8."""
     if image.ndim != 3 or len(image) != 3:
         raise ZsbirError(f"a tensor is an image if it is (3, H, W), and this is {tuple(image.shape)}")
-    image = image.detach().cpu().permute(1, 2, 0)
     if image.is_floating_point():
         low, high = (float(value) for value in torch.aminmax(image))
         if not (low >= -0.01 and high <= 1.01):
             raise ZsbirError(f"a float tensor is an image if it is in [0, 1]; this goes from {low:.4g} to {high:.4g}")
-        return (image * 255).round().clamp(0, 255).to(torch.uint8)
+        image = (image * 255).round().clamp(0, 255).to(torch.uint8)
     if image.dtype != torch.uint8:
         raise ZsbirError(f"a tensor is an image if it is uint8, or float in [0, 1], and this is {image.dtype}")
-    return image
+    return np.asarray(image.permute(1, 2, 0))
 
 
 @functools.lru_cache(maxsize=32)
@@ -227,18 +225,12 @@ def _check(size: int, how: str) -> None:
 
 
 def _crop(image: Image.Image, box: Box | None) -> Image.Image:
+    """Cut out a box and the margin around it, as far as it lies in the image; None: nothing is cut."""
     if box is None:
         return image
-    left, top, right, bottom = box
-    width, height = image.size
-    return image.crop(
-        (
-            max(left - CROP_MARGIN, 0),
-            max(top - CROP_MARGIN, 0),
-            min(right + CROP_MARGIN, width),
-            min(bottom + CROP_MARGIN, height),
-        )
-    )
+    left, top = (max(edge - CROP_MARGIN, 0) for edge in box[:2])
+    right, bottom = (min(edge + CROP_MARGIN, side) for edge, side in zip(box[2:], image.size, strict=True))
+    return image.crop((left, top, right, bottom))
 
 
 def _resized(image: Image.Image, size: tuple[int, int], how: Image.Resampling = Image.Resampling.BILINEAR) -> Pixels:

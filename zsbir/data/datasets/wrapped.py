@@ -12,7 +12,7 @@ from PIL import Image
 from zsbir.data.base import Dataset, Unseen, choose_unseen, subset
 from zsbir.data.preprocess import as_image
 from zsbir.errors import ZsbirError
-from zsbir.types import Domain, Labels, Paths, Records, Split
+from zsbir.types import Domain, Paths, Records, Split
 
 
 class Items(Protocol):
@@ -72,7 +72,13 @@ class WrappedDataset(Dataset):
             lacking, more = (", ".join(sorted(x)) or "none" for x in (set(names) - set(found), set(found) - set(names)))
             if set(names) != set(found):
                 raise ZsbirError(f"the {domain} items must have all classes: they lack {lacking}, have {more} besides")
-        every = Split(_records("sketch", labels["sketch"], names), _records("photo", labels["photo"], names), names)
+        number = {name: i for i, name in enumerate(names)}
+
+        def records(domain: Domain) -> Records:
+            paths = Paths(f"{domain}/{i}" for i in range(len(labels[domain])))
+            return Records(Path("items"), paths, np.array([number[name] for name in labels[domain]], dtype=np.int64))
+
+        every = Split.by_domain(records, names)
         hidden = np.isin(names, choose_unseen("the dataset", names, unseen, seed))
         super().__init__(subset(every, ~hidden), subset(every, hidden), validation, seed, hold_out=hold_out)
 
@@ -95,9 +101,3 @@ def _labels(items: Items, classes: Sequence[str]) -> list[str]:
         else:
             raise ZsbirError(f"the label {label} has no class name: give classes=[...], it has {len(classes)}")
     return names
-
-
-def _records(domain: Domain, names: Sequence[str], classes: Sequence[str]) -> Records:
-    label = {name: i for i, name in enumerate(classes)}
-    labels: Labels = np.array([label[name] for name in names], dtype=np.int64)
-    return Records(Path("items"), Paths(f"{domain}/{i}" for i in range(len(names))), labels)
