@@ -135,23 +135,19 @@ def decode_strokes(strokes: Any, limits: Limits | None = None) -> Image.Image:
         RefusedError: If they are anything else, or too many.
     """
     limits = limits or Limits()
-    wrong = RefusedError("strokes are lists [xs, ys] of as many finite numbers x as y")
-    if not isinstance(strokes, list) or not strokes:
-        raise wrong
-    total = 0
-    for stroke in strokes:
-        if not isinstance(stroke, list) or len(stroke) not in (2, 3) or not all(isinstance(a, list) for a in stroke):
-            raise wrong
-        total += len(stroke[0])
-        if len(stroke[0]) != len(stroke[1]) or not stroke[0]:
-            raise wrong
-        if total > limits.points or len(strokes) > limits.points:
-            raise RefusedError(f"the strokes have more than {limits.points} points", 413)
-        if any(isinstance(v, bool) or not isinstance(v, (int, float)) for axis in stroke[:2] for v in axis):
-            raise wrong
-        if not all(abs(v) < 1e6 for axis in stroke[:2] for v in axis):  # false for nan as well
-            raise wrong
+    if not isinstance(strokes, list) or not strokes or not all(map(_is_stroke, strokes)):
+        raise RefusedError("strokes are lists [xs, ys] of as many finite numbers x as y")
+    if sum(len(stroke[0]) for stroke in strokes) > limits.points:
+        raise RefusedError(f"the strokes have more than {limits.points} points", 413)
     return _isolated("draw", "drawing", json.dumps([stroke[:2] for stroke in strokes]).encode(), limits)
+
+
+def _is_stroke(stroke: Any) -> bool:
+    if not isinstance(stroke, list) or len(stroke) not in (2, 3) or not all(isinstance(axis, list) for axis in stroke):
+        return False
+    xs, ys = stroke[:2]
+    # The type itself, as a bool is an int; a comparison with nan is false.
+    return 0 < len(xs) == len(ys) and all(type(v) in (int, float) and abs(v) < 1e6 for v in (*xs, *ys))
 
 
 def kind_of(data: bytes) -> str:
@@ -211,11 +207,10 @@ def _svg(data: bytes, limits: Limits) -> Image.Image:
     try:
         root = ElementTree.fromstring(data.removeprefix(codecs.BOM_UTF8).decode())
     except (ElementTree.ParseError, UnicodeDecodeError, ValueError) as error:
-        raise RefusedError(f"the SVG drawing cannot be read: {_short(error)}") from None
+        raise RefusedError(f"the SVG drawing cannot be read: {' '.join(str(error).split())[:120]}") from None
     if root.tag not in ("svg", f"{{{_SVG}}}svg"):
         raise RefusedError("the upload is no SVG drawing", 415)
-    count = sum(1 for _ in root.iter())
-    if count > limits.elements:
+    if sum(1 for _ in root.iter()) > limits.elements:
         raise RefusedError(f"the SVG drawing has more than {limits.elements} elements", 413)
     clean = _clean(root, depth=0)
     if clean is None:
@@ -228,7 +223,8 @@ def _clean(element: ElementTree.Element, depth: int) -> ElementTree.Element | No
     tag = str(element.tag)
     space, name = tag[1:].split("}", 1) if tag.startswith("{") else (_SVG, tag)
     if space != _SVG or name in _DROPPED:
-        if any(_local(item) in ("script", "foreignObject", "image", "use") for item in element.iter()):
+        inside = {str(item.tag).rpartition("}")[2] for item in element.iter()}
+        if inside & {"script", "foreignObject", "image", "use"}:
             raise RefusedError("the SVG drawing has scripts, images or references, which are not taken")
         return None
     if name not in _DRAWN:
@@ -247,11 +243,3 @@ def _clean(element: ElementTree.Element, depth: int) -> ElementTree.Element | No
     copy = ElementTree.Element(f"{{{_SVG}}}{name}", kept)
     copy.extend([child for child in (_clean(item, depth + 1) for item in element) if child is not None])
     return copy
-
-
-def _local(element: ElementTree.Element) -> str:
-    return str(element.tag).rpartition("}")[2]
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -33,8 +33,7 @@ from zsbir.search.catalog import Entry
 from zsbir.search.index import Hit, Index
 from zsbir.search.uploads import Limits, RefusedError
 from zsbir.search.web.bodies import Bodies
-from zsbir.search.web.guard import Guard, Settings, problem
-from zsbir.search.web.measures import Measures
+from zsbir.search.web.guard import Guard, Measures, Settings, problem
 from zsbir.search.web.request import Wanted, wanted
 
 T = TypeVar("T")
@@ -163,11 +162,10 @@ class Site:
         """Return the folders that photos are in, at the first level: shown name to path."""
         roots, found = self._roots(), {}
         for folder in {str(Path(entry.path).parent) for _, entry in self.index.catalog.entries()}:
-            shown = self._shown(Path(folder) / "x", roots)
-            if len(shown.parts) > 1:
-                found[shown.parts[0]] = (
-                    Path(folder).parents[len(shown.parts) - 3] if len(shown.parts) > 2 else Path(folder)
-                )
+            photo = Path(folder, "any")
+            parts = self._shown(photo, roots).parts
+            if len(parts) > 1:
+                found[parts[0]] = photo.parents[len(parts) - 2]
         return found
 
     def _plain(self, hits: list[Hit]) -> list[dict[str, Any]]:
@@ -182,25 +180,27 @@ class Site:
         return rows
 
     def _thumbnail(self, number: int, path: str, side: int) -> bytes:
-        key = (number, side)
         with self._lock:
-            if key in self._thumbnails:
-                self._thumbnails.move_to_end(key)
-                return self._thumbnails[key]
+            kept = self._thumbnails.pop((number, side), b"")
         try:
-            image = load_image(path)
+            kept = kept or _thumbnail(path, side)
         except ZsbirError:
             raise HTTPException(404, f"photo {number} is no longer there") from None
-        stream = io.BytesIO()
-        # A new image from pixels alone: position, camera and comments of the file stay where they are.
-        clean = Image.frombytes("RGB", image.size, image.tobytes())
-        clean.thumbnail((side, side))
-        clean.save(stream, "JPEG", quality=85)
         with self._lock:
-            self._thumbnails[key] = stream.getvalue()
+            self._thumbnails[number, side] = kept  # last again
             while len(self._thumbnails) > _KEPT:
                 self._thumbnails.popitem(last=False)
-        return stream.getvalue()
+        return kept
+
+
+def _thumbnail(path: str, side: int) -> bytes:
+    """Return a new JPEG from pixels alone: position, camera and comments of the file stay where they are."""
+    image = load_image(path)
+    clean = Image.frombytes("RGB", image.size, image.tobytes())
+    clean.thumbnail((side, side))
+    stream = io.BytesIO()
+    clean.save(stream, "JPEG", quality=85)
+    return stream.getvalue()
 
 
 def create_app(index: Index, settings: Settings | None = None, limits: Limits | None = None) -> Starlette:
@@ -226,9 +226,7 @@ def create_app(index: Index, settings: Settings | None = None, limits: Limits | 
     guard = Middleware(Guard, settings=settings, measures=site.measures, policy=_policy(site.page))
     # A page elsewhere may point its own name at this machine; it must not read the answers.
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts) or ["*"], www_redirect=False)
-    handlers: Any = {
-        ZsbirError: _refused, HTTPException: _failed, TimeoutError: _late, ClientDisconnect: _gone, Exception: _broken
-    }  # fmt: skip
+    handlers: Any = dict.fromkeys((ZsbirError, HTTPException, TimeoutError, ClientDisconnect, Exception), _failed)
     return Starlette(routes=routes, middleware=[guard, hosts], exception_handlers=handlers)
 
 
@@ -245,22 +243,16 @@ def _policy(page: str) -> str:
     )
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    return problem(error.status if isinstance(error, RefusedError) else 400, str(error))
-
-
 async def _failed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-async def _late(request: Request, error: Exception) -> Response:
-    return problem(503, "the search took too long")
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
-
-
-async def _broken(request: Request, error: Exception) -> Response:
+    match error:
+        case RefusedError():
+            return problem(error.status, str(error))
+        case ZsbirError():
+            return problem(400, str(error))
+        case HTTPException():
+            return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+        case TimeoutError():
+            return problem(503, "the search took too long")
+        case ClientDisconnect():
+            return Response(status_code=400)  # nobody reads it
     return problem(500, "something went wrong here; the server's log has it")

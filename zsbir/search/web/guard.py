@@ -9,13 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zsbir.search.managers import Links
-from zsbir.search.web.measures import Measures
 
 COOKIE = "zsbir-token"
 ROUTES = ("/", "/search", "/photo", "/link", "/folders", "/health", "/metrics", "/openapi.json")
@@ -87,6 +87,30 @@ class Rate:
         return allowed
 
 
+class Measures:
+    """Requests by route and status, how long they took, and the memory of the process.
+
+    Args:
+        photos: Returns the size of the index.
+    """
+
+    def __init__(self, photos: Callable[[], float]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter("zsbir_requests", "Answers", ("route", "status"), registry=self._registry)
+        self._seconds = Histogram("zsbir_request_seconds", "Time to an answer", ("route",), registry=self._registry)
+        Gauge("zsbir_photos", "Photos in the index", registry=self._registry).set_function(photos)
+        ProcessCollector(registry=self._registry)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
 class Guard:
     """Middleware that lets a request pass or answers 401 or 429; it counts and times all of them.
 
@@ -134,18 +158,16 @@ class Guard:
         client = request.client.host if request.client else "?"
         if not self._rate.allows(client):
             return problem(429, "too many requests: wait a moment", {"retry-after": "1"})
-        if self._settings.token is None or request.scope["path"] == "/health":
+        path, token = request.scope["path"], self._settings.token
+        if token is None or path == "/health":
             return None
-        return self._check_token(request)
-
-    def _check_token(self, request: Request) -> Response | None:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if _same(bearer or request.cookies.get(COOKIE, ""), self._settings.token):
+        if _same(bearer or request.cookies.get(COOKIE, ""), token):
             return None
-        if request.scope["path"] == "/" and _same(request.query_params.get("token", ""), self._settings.token):
+        if path == "/" and _same(request.query_params.get("token", ""), token):
             # Once in the address, then in a cookie: it does not stay in the browser's history.
             answer = RedirectResponse("/", status_code=303)
-            answer.set_cookie(COOKIE, self._settings.token or "", httponly=True, samesite="strict", max_age=86_400 * 30)
+            answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", max_age=86_400 * 30)
             return answer
         return problem(401, "this server asks for its token", {"www-authenticate": "Bearer"})
 
@@ -155,8 +177,8 @@ def problem(status: int, message: str, headers: dict[str, str] | None = None) ->
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
-def _same(given: str, wanted: str | None) -> bool:
-    return wanted is not None and hmac.compare_digest(given.encode(), wanted.encode())
+def _same(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode(), wanted.encode())
 
 
 def _route(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -74,20 +74,21 @@ def wanted(headers: Mapping[str, str], query: Mapping[str, str], body: bytes, li
 
 
 def _checked(given: dict[str, Any]) -> Wanted:
-    k, mix, text, like = given.get("k", 20), given.get("mix", 0.5), given.get("text", ""), given.get("like")
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST:
-        raise RefusedError(f"k must be a whole number from 1 to {MOST}", 422)
-    if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not 0 <= mix <= 1:
-        raise RefusedError("mix must be a number from 0 to 1", 422)
-    if not isinstance(text, str) or len(text) > _LONGEST or any(0xD800 <= ord(c) < 0xE000 for c in text):
-        raise RefusedError(f"text must be a string of at most {_LONGEST} characters", 422)
-    if like is not None and (isinstance(like, bool) or not isinstance(like, int) or not 0 <= like < 2**63):
-        raise RefusedError("like must be the id of a photo", 422)
-    folder, matcher = given.get("folder"), given.get("matcher")
-    if not all(name is None or isinstance(name, str) for name in (folder, matcher)):
-        raise RefusedError("folder and matcher are names", 422)
-    if like is not None and matcher is not None:
-        raise RefusedError("photos like another one are found by cosine: leave the matcher out", 422)
-    if like is None and "image" not in given and not text.strip():
-        raise RefusedError("there is nothing to search for: send a drawing, strokes, a text or the id of a photo", 422)
-    return Wanted(k, given.get("image"), text.strip() or None, float(mix), like, folder, matcher)
+    asked = Wanted(**given)
+    k, mix, text, like = asked.k, asked.mix, asked.text or "", asked.like
+    for right, wrong in (
+        (type(k) is int and 1 <= k <= MOST, f"k must be a whole number from 1 to {MOST}"),
+        (type(mix) in (int, float) and 0 <= mix <= 1, "mix must be a number from 0 to 1"),
+        (isinstance(text, str) and len(text) <= _LONGEST and not any(0xD800 <= ord(c) < 0xE000 for c in text),
+         f"text must be a string of at most {_LONGEST} characters"),
+        (like is None or (type(like) is int and 0 <= like < 2**63), "like must be the id of a photo"),
+        (all(name is None or isinstance(name, str) for name in (asked.folder, asked.matcher)),
+         "folder and matcher are names"),
+        (like is None or asked.matcher is None,
+         "photos like another one are found by cosine: leave the matcher out"),
+        (like is not None or asked.image is not None or (isinstance(text, str) and text.strip()),
+         "there is nothing to search for: send a drawing, strokes, a text or the id of a photo"),
+    ):  # fmt: skip
+        if not right:
+            raise RefusedError(wrong, 422)
+    return replace(asked, mix=float(mix), text=text.strip() or None)
