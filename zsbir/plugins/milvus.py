@@ -9,14 +9,12 @@ import numpy as np
 
 from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
-from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Store, Vectors
 from zsbir.search.vector_file import padded
 
 _PAGE = 1000
 
 
-@STORES.register("milvus")
 class MilvusStore(Store):
     """Vectors in Milvus, in a file (Milvus Lite) or a cluster by address: for more than one machine holds.
 
