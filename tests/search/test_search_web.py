@@ -1,6 +1,7 @@
 import asyncio
 import io
 import json
+import threading
 
 import httpx
 import numpy as np
@@ -260,6 +261,48 @@ def test_an_error_inside_is_a_plain_500(index, monkeypatch):
     answer = post(client(index), png())
     assert answer.status_code == 500
     assert "ZeroDivision" not in answer.text
+
+
+def test_queries_that_wait_for_the_model_are_one_batch(index, monkeypatch):
+    """While the first is embedded the others come; they get what they would have got alone."""
+    expected = {n: [hit.id for hit in index.search(Image.open(io.BytesIO(png(n))), 3)] for n in range(8)}
+    embed, sizes, all_there = index.embedder.method.embed, [], threading.Event()
+
+    def slow(batch, domain):
+        sizes.append(len(batch))
+        assert all_there.wait(20)
+        return embed(batch, domain)
+
+    monkeypatch.setattr(index.embedder.method, "embed", slow)
+    site = create_app(index, Settings(burst=1000))
+
+    async def ask():
+        async def user(number, http):
+            answer = await http.post(
+                "/search", content=png(number), headers={"content-type": "image/png"}, params={"k": 3}
+            )
+            return number, [hit["id"] for hit in answer.json()["hits"]]
+
+        async def let_go():
+            while len(index.embedder._together._asked) < 7:
+                await asyncio.sleep(0.01)
+            all_there.set()
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(site), base_url="http://127.0.0.1") as http:
+            *found, _ = await asyncio.gather(*(user(number, http) for number in range(8)), let_go())
+        return dict(found)
+
+    assert asyncio.run(ask()) == expected
+    assert sizes == [1, 7]
+
+
+def test_a_query_that_cannot_be_embedded_does_not_hold_up_the_next(index, monkeypatch):
+    vectors = index.vector(picture(3))
+    with monkeypatch.context() as broken:
+        broken.setattr(index.embedder.method, "embed", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            index.vector(picture(3))
+    assert (index.vector(picture(3)) == vectors).all()
 
 
 def test_twenty_users_at_once(index):

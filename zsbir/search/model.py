@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -114,17 +115,12 @@ class Embedder:
         self.method = method.to(device).eval()
         self.device = device
         self._lock = threading.Lock()
+        self._together = Together(lambda batch, domain: unit(self.method.embed(batch, domain).vector), self._lock)
         self._text: TextTower | None = None
 
     def stream(self, images: Images, domain: Domain, **options: Any) -> Iterator[tuple[list[int], Vectors]]:
         """Yield the rows and the (n, D) float32 unit vectors of each batch; `options` as for `apply`."""
-
-        def call(batch: Tensor) -> Vectors:
-            # One at a time: concurrent passes share the same cores and would only add their memory.
-            with self._lock:
-                return unit(self.method.embed(batch, domain).vector)
-
-        return apply(self.method, call, images, domain, **options)
+        return apply(self.method, lambda batch: self._together(batch, domain), images, domain, **options)
 
     def images(self, images: Images, domain: Domain) -> Vectors:
         """Return (n, D) float32 unit vectors of images."""
@@ -148,6 +144,46 @@ class Embedder:
     def reads_text(self) -> bool:
         """True if `texts` works."""
         return hasattr(self.method, "embed_texts") or _clip_of(spec_of(self.method)) is not None
+
+
+class Together:
+    """Does what many threads ask for at once in one batch: what comes while the model works is its next batch.
+
+    Nobody waits for others to come, so a single query is as fast as without.
+
+    Args:
+        work: Gives the (B, D) vectors of (B, ...) images of a domain.
+        lock: Held while it works: passes at the same time share the same cores and would only add their memory.
+    """
+
+    def __init__(self, work: Callable[[Tensor, Domain], Vectors], lock: threading.Lock) -> None:
+        self._work, self._lock, self._queue = work, lock, threading.Lock()
+        self._asked: list[tuple[Tensor, Domain, Future[Vectors]]] = []
+
+    def __call__(self, images: Tensor, domain: Domain) -> Vectors:
+        """Return the vectors of some images, from any thread."""
+        answer: Future[Vectors] = Future()
+        with self._queue:
+            self._asked.append((images, domain, answer))
+        with self._lock:
+            if not answer.done():
+                self._answer(images, domain)
+        return answer.result()
+
+    def _answer(self, images: Tensor, domain: Domain) -> None:
+        """Do all that was asked of a kind."""
+        with self._queue:
+            same = [one for one in self._asked if one[1] == domain and one[0].shape[1:] == images.shape[1:]]
+            self._asked = [one for one in self._asked if all(one is not other for other in same)]
+        try:
+            vectors = self._work(torch.cat([some for some, _, _ in same]), domain)
+        except Exception as error:
+            for _, _, answer in same:
+                answer.set_exception(error)
+            return
+        stops = np.cumsum([len(some) for some, _, _ in same])
+        for (_, _, answer), found in zip(same, np.split(vectors, stops[:-1]), strict=True):
+            answer.set_result(found)
 
 
 def unit(vectors: Tensor) -> Vectors:

@@ -31,6 +31,7 @@ from zsbir.data.images import load_image
 from zsbir.errors import ZsbirError
 from zsbir.search.catalog import Entry
 from zsbir.search.index import Hit, Index
+from zsbir.search.stores.base import Vectors
 from zsbir.search.uploads import Limits, RefusedError
 from zsbir.search.web.bodies import Bodies
 from zsbir.search.web.guard import Guard, Measures, Settings, problem
@@ -60,6 +61,7 @@ class Site:
         self._thumbnails: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._places = asyncio.Semaphore(2)
+        self._asking = asyncio.Semaphore(32)  # queries that wait for the model: those there are its next batch
         self._waiting = 0
 
     async def home(self, request: Request) -> Response:
@@ -72,7 +74,11 @@ class Site:
         """Photos for a drawing, strokes, a text or another photo."""
         async with self.bodies.read(request) as body:
             asked = await self._working(partial(wanted, request.headers, request.query_params, body, self.limits))
-        hits = await self._working(partial(self._find, asked))
+        vector = None
+        if asked.like is None:
+            drawn = partial(self.index.vector, asked.image, asked.text, asked.mix)
+            vector = await self._working(drawn, self._asking)
+        hits = await self._working(partial(self._find, asked, vector))
         return JSONResponse({"hits": self._plain(hits)})
 
     async def photo(self, request: Request) -> Response:
@@ -114,13 +120,13 @@ class Site:
         """The API's description."""
         return Response(self.description, media_type="application/json")
 
-    async def _working(self, work: Callable[[], T]) -> T:
-        """Do something slow in a thread, two at a time, in bounded time and with a bounded queue."""
+    async def _working(self, work: Callable[[], T], places: asyncio.Semaphore | None = None) -> T:
+        """Do something slow in a thread, two at a time or as many as `places`, in bounded time with a bounded queue."""
         if self._waiting >= self.settings.waiting:
             raise HTTPException(503, "the server is busy: try again in a moment")
         self._waiting += 1
         try:
-            async with asyncio.timeout(self.settings.seconds), self._places:
+            async with asyncio.timeout(self.settings.seconds), places or self._places:
                 # A thread cannot be stopped: at the time limit the client is answered and the thread ends by itself.
                 return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
         finally:
@@ -134,15 +140,15 @@ class Site:
             raise HTTPException(404, f"there is no photo {name[:20]}")
         return number, entry
 
-    def _find(self, asked: Wanted) -> list[Hit]:
+    def _find(self, asked: Wanted, vector: Vectors | None) -> list[Hit]:
         folder = None if asked.folder is None else self._folders().get(asked.folder)
         if asked.folder is not None and folder is None:
             raise RefusedError("there is no such folder in the index", 422)
         if asked.matcher not in (None, "cosine", *self.settings.matchers):
             raise RefusedError(f"the matchers here are {', '.join(('cosine', *self.settings.matchers))}", 422)
-        if asked.like is not None:
+        if vector is None:
+            assert asked.like is not None
             return self.index.like(asked.like, asked.k, folder=folder)
-        vector = self.index.vector(asked.image, asked.text, asked.mix)
         return self.index.nearest(vector, asked.k, asked.matcher, folder=folder)
 
     def _roots(self) -> list[Path]:
