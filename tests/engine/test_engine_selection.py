@@ -97,12 +97,13 @@ def test_speed_options_are_checked_and_change_nothing_but_speed(shapes, small_da
         Speed(compile=1)
     options = Speed(channels_last=True, checkpointing=True, fused=False)
     ends = []
-    for speed in (None, options):
+    for speed in (None, options, Speed.auto()):
         method = small_dann(domain_loss_ratio=0.0)  # its BatchNorm would amplify rounding
         trainer = Trainer(method, shapes, recipe=recipe, workers=0, progress=False, speed=speed)
         ends.append(trainer.fit().state_dict())
     for name, value in ends[0].items():
-        assert torch.allclose(value, ends[1][name], atol=1e-4), name
+        for end in ends[1:]:
+            assert torch.allclose(value, end[name], atol=1e-4), name
 
 
 def test_missing_and_unknown_trackers_are_named(shapes, small_dann, monkeypatch):

@@ -75,7 +75,7 @@ class WorkOptions:
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_size: Annotated[int | None, arg(help_behavior_hint="(default: 64)")] = None
+    batch_size: Annotated[int | None, arg(help_behavior_hint="(default: found on CUDA, else 32)")] = None
     workers: Annotated[int | None, arg(help_behavior_hint="(default: 2)")] = None
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ class Model:
             self.dataset,
             Share(sketches, photos, split.classes),
             device=device,
-            batch_size=work.batch_size or 64,
+            batch_size=work.batch_size,
             workers=2 if work.workers is None else work.workers,
             progress=is_first(),
             tokens=tokens,

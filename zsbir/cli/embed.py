@@ -28,7 +28,7 @@ def embed(
     shard: str | None = None,
     block: int = 2048,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int = 2,
     threads: int = 1,
     cache: Path | None = None,
@@ -54,7 +54,8 @@ def embed(
         shard: Do this share of the work only, such as 3/8.
         block: Images in a part file, where the source is single files; a tar file or table is a part.
         device: Where to run.
-        batch_size: Images a step.
+        batch_size: Images a step; default: on CUDA what its memory takes, which is found, else 32. Another number can
+            change the last bits.
         workers: Threads that decode images.
         threads: Processor threads that compute, in each process; another number can change the last bits.
         cache: A folder for decoded images.
@@ -73,7 +74,7 @@ def embed(
     from zsbir.search.model import find_model, fingerprint
 
     for name, value, least in (("batch-size", batch_size, 1), ("threads", threads, 1), ("workers", workers, 0)):
-        if value < least:
+        if value is not None and value < least:
             raise ZsbirError(f"--{name} {value} must be at least {least}")
     if photos is None and domain != "photo":
         raise ZsbirError("--domain is for the images of --photos: a run's dataset knows its own")

@@ -22,7 +22,7 @@ def index(
     prune: bool = False,
     links: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     workers: int = 2,
 ) -> None:
     """Index a folder of photos, to find them by drawing. Run it again to continue, to add a folder, or after changes.
@@ -45,7 +45,7 @@ def index(
         prune: Remove all photos whose files are away, also many, and those of a folder that is away.
         links: Follow links that lead out of the folder.
         device: Where to run.
-        batch_size: Images a step.
+        batch_size: Images a step; default: on CUDA what its memory takes, which is found, else 32.
         workers: Threads that decode images.
     """
     from zsbir.cli._options import assignments

@@ -109,8 +109,8 @@ class MachineOptions:
         device: Where to train.
         precision: Mixed precision.
         accumulate: Steps whose gradients are summed before the optimiser's step.
-        speed: How steps are run: `auto`, or key=value ... of channels_last, compile, fused, tf32, checkpointing (each
-            true or false).
+        speed: How steps are run: `auto` (NHWC order, and bf16 on a GPU that has it), or key=value ... of
+            channels_last, compile, fused, tf32, checkpointing (each true or false).
         seed: Of weights, sampling and augmentation.
         track: A tracker besides metrics.jsonl: tensorboard, wandb, ...; may be given several times.
     """
@@ -212,6 +212,7 @@ def _fresh(
     settings: dict[str, Any],
 ) -> Trainer:
     from zsbir.cli._options import assignments, joined
+    from zsbir.engine.devices import auto_precision
     from zsbir.engine.run import recipe_from
     from zsbir.engine.speed import Speed
     from zsbir.engine.trainer import Trainer
@@ -219,6 +220,8 @@ def _fresh(
     if "speed" in settings:
         words = settings["speed"]
         settings["speed"] = Speed.auto() if words == ("auto",) else Speed(**assignments(words, "--speed"))
+        if words == ("auto",):
+            settings.setdefault("precision", auto_precision(settings.get("device", "auto")))
     if workers is not None:
         settings["workers"] = workers
     chosen, words = _recipe_set(method, recipe.recipe)

@@ -29,6 +29,13 @@ def choose_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def auto_precision(device: str) -> Precision:
+    """Return ``"bf16"`` for a GPU that computes in it (Ampere, compute capability 8, and later), else ``"no"``."""
+    if choose_device(device) == "cpu" or torch.cuda.get_device_capability() < (8, 0):
+        return "no"
+    return "bf16"
+
+
 def make_accelerator(
     method: Method, device: Device, precision: Precision, track: Sequence[str], out: Path | None
 ) -> Accelerator:

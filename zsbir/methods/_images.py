@@ -55,9 +55,18 @@ def check_images(images: object, size: int) -> None:
         )
 
 
-def read_ahead(read: Callable[[int], T], count: int, batch_size: int, workers: int) -> Iterator[tuple[int, list[T]]]:
+def read_ahead(
+    read: Callable[[int], T], count: int, batch_size: Callable[[], int], workers: int
+) -> Iterator[tuple[int, list[T]]]:
     """Yield the start of each batch and what `read` gives of its positions; threads read ahead."""
-    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+    def cut() -> Iterator[range]:
+        start = 0
+        while start < count:
+            yield (rows := range(start, min(start + batch_size(), count)))
+            start = rows.stop
+
+    batches = cut()
     if not workers or count == 1:
         for rows in batches:
             yield rows.start, [read(row) for row in rows]

@@ -20,6 +20,7 @@ from zsbir.data.images import decode_image
 from zsbir.data.loading import ImageSource, planes
 from zsbir.data.preprocess import Preprocess, as_image
 from zsbir.errors import ZsbirError
+from zsbir.methods._batching import BatchSize
 from zsbir.methods._images import Images as Images
 from zsbir.methods._images import as_items, check_domain, check_images, paths_of, read_ahead
 from zsbir.methods.features import StoredFeatures
@@ -66,8 +67,8 @@ class Encoder(nn.Module):
         Args:
             images: One or more: paths (image files, SVG, ``file.ndjson#17``), PIL images, (H, W, 3) uint8 arrays, or
                 (3, H, W) tensors, uint8 or float in [0, 1]. Sizes may differ.
-            **options: ``device``, ``batch_size`` (64), ``workers`` (threads that decode ahead), ``progress`` and
-                ``cache``, see `zsbir.methods.embedding.apply`.
+            **options: ``device``, ``batch_size``, ``workers`` (threads that decode ahead), ``progress`` and ``cache``,
+                see `zsbir.methods.embedding.apply`.
 
         Raises:
             ZsbirError: If an image cannot be read, or `images` holds something else.
@@ -182,7 +183,7 @@ def apply(
     *,
     dataset: Dataset | None = None,
     device: torch.device | str | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int = 0,
     progress: bool = False,
     cache: str | Path | None = None,
@@ -197,7 +198,7 @@ def apply(
         domain: What they are.
         dataset: Opens the files; None: as image files.
         device: Where the method runs, and is moved to; None: where it is.
-        batch_size: Images a step.
+        batch_size: Images a step; None: on CUDA as many as its memory takes, else 32.
         workers: Threads that decode ahead; 0: none.
         progress: Show a bar.
         cache: A folder for decoded images, see `zsbir.data.cache`.
@@ -207,7 +208,7 @@ def apply(
         The rows of a batch among `images`, and what `call` gave of them.
     """
     check_domain(domain)
-    if batch_size < 1 or workers < 0:
+    if (batch_size is not None and batch_size < 1) or workers < 0:
         raise ZsbirError(f"batch_size={batch_size} must be at least 1, workers={workers} at least 0")
     items = as_items(images)
     where = next(method.parameters(), torch.empty(0)).device if device is None else as_device(device)
@@ -227,7 +228,7 @@ def apply(
         except (ZsbirError, MemoryError) as error:
             return str(error) or f"{item} does not fit into memory"
 
-    was_training = method.training
+    was_training, sized = method.training, BatchSize(batch_size, where)
     method.to(where)
     if was_training:
         method.eval()
@@ -235,7 +236,7 @@ def apply(
     try:
         silent = not (progress and items)
         with tqdm(total=len(items), desc=f"embedding {name}", unit="img", disable=silent, leave=False) as bar:
-            for start, batch in read_ahead(read, len(items), batch_size, workers):
+            for start, batch in read_ahead(read, len(items), sized, workers):
                 rows = [start + at for at, held in enumerate(batch) if isinstance(held, Tensor)]
                 for at, held in enumerate(batch):
                     if isinstance(held, str):
@@ -244,9 +245,12 @@ def apply(
                         skip(start + at, held)
                 if rows:
                     pixels = torch.stack([held for held in batch if isinstance(held, Tensor)])
+                    if where.type == "cuda":
+                        pixels = pixels.pin_memory()
                     with torch.no_grad():
-                        result = call(to_unit(pixels, where))
-                    yield rows, result
+                        pieces = list(sized.pieces(lambda some: call(to_unit(some, where)), pixels))
+                    stops = [at for at, _ in pieces[1:]] + [len(rows)]
+                    yield from ((rows[at:stop], result) for (at, result), stop in zip(pieces, stops, strict=True))
                 bar.update(len(batch))
     finally:
         if was_training:

@@ -54,7 +54,7 @@ class Index(Searching):
         *,
         store: str | Mapping[str, Any] = "exact",
         device: str = "cpu",
-        batch_size: int = 8,
+        batch_size: int | None = None,
         workers: int = 2,
         progress: bool = False,
         links: bool = False,
@@ -67,7 +67,7 @@ class Index(Searching):
             out: A folder that does not exist yet; None: a temporary one, until `save`.
             store: Name or mapping, see `STORES`.
             device: Where the model runs.
-            batch_size: Images a step.
+            batch_size: Images a step; None: on CUDA as many as its memory takes, else 32.
             workers: Threads that decode.
             progress: Show a bar.
             links: Follow links that lead out of the folder.
@@ -148,7 +148,7 @@ class Index(Searching):
         self,
         photos: str | Path | None = None,
         *,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         workers: int = 2,
         progress: bool = False,
         prune: bool = False,
@@ -163,7 +163,7 @@ class Index(Searching):
 
         Args:
             photos: See `photo_files`; None: every folder and list that was indexed before.
-            batch_size: Images a step.
+            batch_size: Images a step; None: on CUDA as many as its memory takes, else 32.
             workers: Threads that decode.
             progress: Show a bar.
             prune: Remove all photos that are away.
@@ -187,7 +187,9 @@ class Index(Searching):
                     setattr(total, part.name, getattr(total, part.name) + getattr(changes, part.name))
         return total
 
-    def add(self, photos: str | Path | Iterable[str | Path], *, batch_size: int = 8, workers: int = 2) -> Changes:
+    def add(
+        self, photos: str | Path | Iterable[str | Path], *, batch_size: int | None = None, workers: int = 2
+    ) -> Changes:
         """Add image files, or those of a folder; those that are in are embedded again only if their content changed."""
         if isinstance(photos, (str, Path)):
             photos = photo_files(photos)

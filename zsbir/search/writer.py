@@ -21,8 +21,8 @@ from zsbir.search.stores.base import Store, Vectors
 Skip = tuple[str, str, str]
 """A file that could not be read: its path, the reason, and the folder or list that it is from."""
 
-_EACH = 32
-"""Batches between two writes: what a stopped run loses at most."""
+_EACH = 256
+"""Photos between two writes: what a stopped run loses, and a batch more."""
 
 _AT_ONCE = 10_000
 """Photos that are removed in one transaction."""
@@ -90,7 +90,7 @@ class Writer:
         return changes
 
     def apply(
-        self, changes: Changes, source: str, embedder: Embedder, batch_size: int, workers: int, progress: bool
+        self, changes: Changes, source: str, embedder: Embedder, batch_size: int | None, workers: int, progress: bool
     ) -> None:
         """Make the index follow changes; new photos are embedded and written some batches at a time."""
         gone = changes.changed + changes.vanished
@@ -117,7 +117,7 @@ class Writer:
         for rows, vectors in stream:
             done += [new[row] for row in rows]
             vectors_done.append(vectors)
-            if len(vectors_done) == _EACH:
+            if len(done) >= _EACH:
                 write()
         write()
         self.finish()
