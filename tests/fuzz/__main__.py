@@ -40,8 +40,8 @@ LONGEST = 20
 """Seconds for one input; more is a finding."""
 
 
-class SlowError(Exception):
-    pass
+class SlowError(BaseException):
+    """Not an Exception: no reader may take it for a damaged file."""
 
 
 def damage(rng: random.Random, seeds: list[bytes]) -> bytes:
@@ -111,7 +111,7 @@ def run(name: str, target: Target, seconds: float, seed: int, found: Path) -> di
             target.call(data)
         except ZsbirError:
             refused += 1
-        except Exception as error:
+        except (Exception, SlowError) as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             key = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
             if key not in findings:

@@ -308,7 +308,8 @@ def test_damaged_indexes_are_refused_in_words(index):
     index.close()
     record = json.loads((index.folder / "index.json").read_text())
     lacking = {k: v for k, v in record.items() if k != "fingerprint"}
-    for damaged in ("[]", "{", json.dumps(lacking), json.dumps({**record, "model": {}, "fingerprint": "x"})):
+    wrong = ({"model": {}, "fingerprint": "x"}, {"dim": True}, {"dim": -1}, {"dim": 2**70})
+    for damaged in ("[]", "{", json.dumps(lacking), *(json.dumps({**record, **part}) for part in wrong)):
         (index.folder / "index.json").write_text(damaged)
         with pytest.raises(ZsbirError):
             Index.load(index.folder)

@@ -52,7 +52,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
     for key, kind in (("fingerprint", str), ("dim", int), ("store", dict), ("model", dict)):
-        if not isinstance(record.get(key), kind):
+        if type(record.get(key)) is not kind:
             raise ZsbirError(f"{folder / RECORD} is damaged: it has no {key}")
     if not 1 <= record["dim"] <= LARGEST:
         raise ZsbirError(f"{folder / RECORD} is damaged: vectors of {record['dim']} numbers")
