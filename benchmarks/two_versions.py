@@ -2,7 +2,7 @@
 
     python benchmarks/two_versions.py OLD NEW
 
-Each task runs in a process of its own, with random images and vectors and fixed seeds, and times itself without imports.
+Each task runs in a process of its own, with random images and vectors and fixed seeds, and leaves its imports out.
 Old and new take turns, so that what else the machine does meets both alike; CPU seconds count what the process and its
 threads used, whoever else was running.
 """
