@@ -296,15 +296,15 @@ def make(data: Path, work: Path, out: Path, steps: int, classes: Sequence[str]) 
         )
     ]
     photo_pool = Pool(features(model, "photos", photos, load_image, work), photo_labels, len(classes))
-    head, heads = model.head[1], []
+    head, heads = model.head.linear, []
     assert isinstance(head, nn.Linear)
     for seed in range(HEADS):
         head.reset_parameters()
         train(model, kinds, SHARES, photo_pool, range(len(classes)), steps, seed)
         heads.append(copy.deepcopy(head))
     with torch.no_grad():
-        drawn_and_photos = [model.standard["sketch"](kinds[1].vectors), model.standard["photo"](photo_pool.vectors)]
-    model.head[1] = merged(heads, torch.cat(drawn_and_photos))
+        drawn_and_photos = [model.head.standard["sketch"](kinds[1].vectors), model.head.standard["photo"](photo_pool.vectors)]
+    model.head.linear = merged(heads, torch.cat(drawn_and_photos))
     trained = {n: v.half().contiguous() for n, v in model.state_dict().items() if not n.startswith("backbone.")}
     out.mkdir(parents=True, exist_ok=True)
     save_file(trained, out / "model.safetensors")

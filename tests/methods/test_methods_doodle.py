@@ -25,10 +25,10 @@ def drawing(side, box):
 def test_it_is_filled_with_what_training_gave(doodle):
     stored = read_tensors(MODEL)
     assert {name for name in doodle.state_dict() if not name.startswith("backbone.")} == set(stored)
-    assert torch.equal(doodle.head[1].weight.half(), stored["head.1.weight"])
-    assert doodle.standard["sketch"].seen > 0
+    assert torch.equal(doodle.head.linear.weight.half(), stored["head.linear.weight"])
+    assert doodle.head.standard["sketch"].seen > 0
     untrained = zsbir.build(PACKAGED, pretrained=False)
-    assert not torch.equal(untrained.head[1].weight, doodle.head[1].weight)
+    assert not torch.equal(untrained.head.linear.weight, doodle.head.linear.weight)
 
 
 def test_where_a_drawing_lies_and_how_large_it_is_hardly_matters(doodle):

@@ -66,10 +66,10 @@ def published_step(method: SBKA, data: Batch, aligning: bool, opt_student, opt_t
     images, label = images_of(method, data), torch.cat([data.label, data.photo_label])
     tag = torch.cat([torch.zeros(len(data.label)), torch.ones(len(data.photo_label))])
     prior = 0.3 * torch.from_numpy(semantic_prior(CLASSES).similarity)[label]
-    x = method.student(images)
+    x = method.student(images).vector
     y, y_kd = method.head(x), method.student.head(x)
     with torch.set_grad_enabled(aligning):
-        teacher = method.teacher(images)
+        teacher = method.teacher(images).vector
         teacher = method.teacher.head(teacher)
     z = torch.randn_like(x)
     loss = (
@@ -121,11 +121,11 @@ def test_terms_by_definition(method):
     torch.manual_seed(0)
     terms = method(data)
     images, label = images_of(method, data), torch.cat([data.label, data.photo_label])
-    x = method.student(images)
+    x = method.student(images).vector
     torch.manual_seed(0)
     z = torch.randn_like(x).softmax(1)
     similarity = torch.from_numpy(semantic_prior(CLASSES).similarity)
-    student, teacher = method.student.head(x), method.teacher.head(method.teacher(images))
+    student, teacher = method.student.head(x), method.teacher.head(method.teacher(images).vector)
     y = method.head(x)
     rows = {"distillation": 0.0, "alignment": 0.0}
     for i in range(3, 8):  # the photos

@@ -47,6 +47,7 @@ class Lite0(TimmBackbone):
         weights: A local weights file instead.
         image_size: Side of the input in pixels; the weights were trained at 224.
         pool: How the vector is made, see `zsbir.backbones.timm.TimmBackbone`.
+        classifier: Keep ImageNet's classifier, likewise.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Lite0(TimmBackbone):
         weights: str | None = None,
         image_size: Count = 224,
         pool: Literal["model", "max", "avg", "stages"] = "model",
+        classifier: bool = False,
     ) -> None:
-        super().__init__("tf_efficientnet_lite0", weights=weights, image_size=image_size, pool=pool)
+        name = "tf_efficientnet_lite0"
+        super().__init__(name, weights=weights, image_size=image_size, pool=pool, classifier=classifier)
         self.mean = self.std = (0.5, 0.5, 0.5)
         # Depthwise convolutions run faster in this order on a CPU.
         self.net.to(memory_format=torch.channels_last)
         if wanted(pretrained) and weights is None:
-            # The file ends in the classifier, which the backbone does not have.
+            # The file ends in the classifier, which the backbone may not have.
             load_weights(self.net, packaged_weights())

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsbir.arguments import Count, NonNegative, Ratio
+from zsbir.types import Domain
 
 _MEMORY = 100
 """Steps that the statistics of the features reach back."""
@@ -30,6 +34,46 @@ class Standard(nn.Module):
                 self.mean.lerp_(vector.mean(dim=0), share)
                 self.square.lerp_(vector.square().mean(dim=0), share)
                 self.seen.add_(1)
+        return self.scaled(vector)
+
+    def scaled(self, vectors: Tensor) -> Tensor:
+        """Return (..., D) vectors by the mean and deviation so far."""
         deviation = (self.square - self.mean.square()).clamp(min=0).sqrt()
         # A tenth of the mean deviation is added, so that no dimension blows up.
-        return (vector - self.mean) / (deviation + 0.1 * deviation.mean() + 1e-12)
+        return (vectors - self.mean) / (deviation + 0.1 * deviation.mean() + 1e-12)
+
+
+class SharedHead(nn.Module):
+    """One linear layer for both domains, on features that are standardised by their domain.
+
+    Args:
+        width: Of the features, D.
+        out: Of the embedding.
+        dropout: Share of the features that the layer does not see in a training step.
+        keep: Weight of the standardised features themselves beside the layer's output, as a share of the embedding's
+            length, from 0 on: what the backbone knew of classes that training never names.
+    """
+
+    def __init__(self, width: int, out: Count = 512, dropout: Ratio = 0.7, keep: NonNegative = 0.0) -> None:
+        super().__init__()
+        self.standard = nn.ModuleDict({domain: Standard(width) for domain in ("sketch", "photo")})
+        self.dropout, self.linear = nn.Dropout(dropout), nn.Linear(width, out)
+        self.keep = keep
+
+    def forward(self, vector: Tensor, domain: Domain) -> Tensor:
+        """Return the layer's output (B, out) of features (B, D)."""
+        out: Tensor = self.linear(self.dropout(self.standard[domain](vector.float())))
+        return out
+
+    def patches(self, tokens: Tensor, domain: Domain) -> Tensor:
+        """Return (B, N, out) of patch features (B, N, D): where their mean is the vector, theirs is its output."""
+        out: Tensor = self.linear(self.standard[domain].scaled(tokens.float()))
+        return out
+
+    def embed(self, vector: Tensor, domain: Domain) -> Tensor:
+        """Return the unit embedding, (B, out) or with `keep` (B, out + D)."""
+        learned = F.normalize(self(vector, domain), dim=1)
+        if not self.keep:
+            return learned
+        known = self.keep * F.normalize(self.standard[domain](vector.float()), dim=1)
+        return F.normalize(torch.cat([learned, known], dim=1), dim=1)

@@ -32,8 +32,9 @@ class TimmBackbone(Backbone):
         image_size: Side of the input in pixels; None: the model's own. ViTs get interpolated position embeddings.
         pool: How the vector is made: ``"model"`` (as the model does before its classifier: class token or average),
             ``"max"`` or ``"avg"`` over all tokens, or ``"stages"``: the averages of the last three stages' maps side by
-            side (EfficientNets), which know more of unseen classes than the last alone.
+            side (EfficientNets), which know more of unseen classes than the last alone; so are the tokens.
         last_relu: False: the features of a DenseNet end in its last BatchNorm, as torchvision's do.
+        classifier: Keep the classifier that the weights were trained with, as `head`; `forward` does not use it.
 
     The tokens are the patch tokens of a ViT after its last norm, or the last feature map of a convolutional net; the
     grid is theirs.
@@ -47,11 +48,12 @@ class TimmBackbone(Backbone):
         image_size: Count | None = None,
         pool: Literal["model", "max", "avg", "stages"] = "model",
         last_relu: bool = True,
+        classifier: bool = False,
     ) -> None:
         super().__init__()
         if not timm.is_model(model.split(".")[0]):
             raise ZsbirError(f"timm has no model {model!r}. {close_matches(model, timm.list_models())}")
-        options: dict[str, Any] = {"num_classes": 0}
+        options: dict[str, Any] = {} if classifier else {"num_classes": 0}
         if image_size is not None and _takes_image_size(model):
             options["img_size"] = image_size
         self.net: Any = (
@@ -60,7 +62,7 @@ class TimmBackbone(Backbone):
             else timm.create_model(model, **options)
         )
         if weights is not None:
-            load_weights(self.net, weights, skip=("head.", "fc.", "classifier."))
+            load_weights(self.net, weights, skip=() if classifier else ("head.", "fc.", "classifier."))
         if not last_relu:
             last = getattr(getattr(self.net, "features", None), "norm5", None)
             if last is None:
@@ -76,6 +78,11 @@ class TimmBackbone(Backbone):
         if pool == "stages" and not self.stages:
             raise ZsbirError(f"pool='stages' needs a net of the EfficientNet family, not {model!r}")
         self.dim, self.grid = self._shapes()
+
+    @property
+    def head(self) -> Any:
+        """The classifier that the weights were trained with, where it was kept."""
+        return self.net.get_classifier()
 
     def _shapes(self) -> tuple[int, tuple[int, int] | None]:
         was_training = self.net.training
@@ -135,8 +142,9 @@ class TimmBackbone(Backbone):
             maps.append(part(maps[-1]))
         features = self.features_from(maps[-1])
         if self.pool == "stages":
-            vector = torch.cat([one.mean(dim=(2, 3)) for one in maps[-POOLED:]], dim=1)
-            return Features(vector, features.tokens, features.grid)
+            last = [F.adaptive_avg_pool2d(one, maps[-1].shape[2:]) for one in maps[-POOLED:]]
+            tokens = torch.cat(last, dim=1).flatten(2).transpose(1, 2)
+            return Features(tokens.mean(dim=1), tokens, features.grid)
         return features
 
     def features_from(self, raw: Tensor) -> Features:

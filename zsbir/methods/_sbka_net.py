@@ -1,17 +1,10 @@
-"""Parts of SBKA: a timm classifier split into trunk and head, and the published settings."""
+"""The published settings of SBKA."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import timm
-from torch import Tensor, nn
-
-from zsbir.backbones.weights import fetch, load_weights, wanted
-from zsbir.errors import ZsbirError
 from zsbir.methods.base import Recipe
-from zsbir.registry import close_matches
 
 
 @dataclass(frozen=True)
@@ -54,54 +47,3 @@ PRESETS: dict[str, Preset] = {
     "tuberlin": Preset(warmup=5, sketch_share=1 / 10, batch_size=210, prior=0.3, teacher_lr=5e-5),
     "quickdraw": Preset(warmup=3, sketch_share=1 / 10, batch_size=110, prior=0.0, teacher_lr=1e-4),
 }
-
-
-class Classifier(nn.Module):
-    """A timm classifier, in two steps: the vector before its head, and the head's logits.
-
-    Args:
-        model: timm name, such as ``"convnextv2_tiny.fcmae_ft_in1k"``.
-        pretrained: Load timm's weights (needs the network once).
-        weights: A local file with the weights, head included, instead.
-
-    Raises:
-        ZsbirError: For an unknown model, one without a linear head, or weights that cannot be loaded.
-
-    Attributes:
-        dim: Width of the vector.
-        labels: Number of the head's labels.
-        image_size: Side of the input in pixels that the weights were trained at.
-        mean: Per channel, of images in [0, 1], as the weights expect.
-        std: Likewise.
-    """
-
-    def __init__(self, model: str, pretrained: bool = False, weights: str | None = None) -> None:
-        super().__init__()
-        if not timm.is_model(model.split(".")[0]):
-            raise ZsbirError(f"timm has no model {model!r}. {close_matches(model, timm.list_models())}")
-        net: Any = (
-            fetch(lambda: timm.create_model(model, pretrained=True), f"timm's {model}")
-            if wanted(pretrained) and weights is None
-            else timm.create_model(model)
-        )
-        if weights is not None:
-            load_weights(net, weights)
-        head = net.get_classifier()
-        if not isinstance(head, nn.Linear):
-            raise ZsbirError(f"sbka needs a model with a linear classifier; timm's {model} has {type(head).__name__}")
-        self.dim = head.in_features
-        self.labels = head.out_features
-        config: Any = net.pretrained_cfg
-        self.image_size: int = config["input_size"][-1]
-        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
-        self.net = net
-
-    @property
-    def head(self) -> Any:
-        """The pretrained classifier's last layer, an ``nn.Linear``."""
-        return self.net.get_classifier()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the (B, dim) vectors before the head of (B, 3, H, W) float32 normalised images."""
-        vector: Tensor = self.net.forward_head(self.net.forward_features(images), pre_logits=True)
-        return vector.flatten(1)

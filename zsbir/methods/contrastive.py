@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from zsbir.arguments import Count, Natural, NonNegative, Positive, Ratio
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
-from zsbir.backbones.standard import Standard
+from zsbir.backbones.standard import SharedHead
 from zsbir.data.preprocess import Preprocess
 from zsbir.losses import supervised_contrastive_loss
 from zsbir.methods import METHODS
@@ -69,9 +69,8 @@ class Contrastive(Method):
         extra = {"pretrained": True} if pretrained else {}
         self.backbone = BACKBONES.build(backbone, **extra, **({"weights": weights} if weights else {}))
         self.backbone.train_last(tune)
-        self.standard = nn.ModuleDict({domain: Standard(self.backbone.dim) for domain in ("sketch", "photo")})
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.backbone.dim, head))
-        self.temperature, self.keep = temperature, keep
+        self.head = SharedHead(self.backbone.dim, head, dropout, keep)
+        self.temperature = temperature
         self.preprocess = Preprocess.of(self.backbone, preprocess)
         self.recipe = Recipe(
             epochs=10,
@@ -97,23 +96,13 @@ class Contrastive(Method):
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the unit embedding, with the backbone's tokens."""
         seen = self.backbone.features(self.preprocess.normalise(images))
-        return Features(self._project(seen.vector, domain), seen.tokens, seen.grid)
+        return Features(self.head.embed(seen.vector, domain), seen.tokens, seen.grid)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the term ``contrastive``."""
         look = self.preprocess.normalise
         vectors = self.backbone.features(torch.cat([look(batch.sketch), look(batch.photo)])).vector
         sketches, photos = vectors.split([len(batch.sketch), len(batch.photo)])
-        embedded = torch.cat([self._head(sketches, "sketch"), self._head(photos, "photo")])
+        embedded = F.normalize(torch.cat([self.head(sketches, "sketch"), self.head(photos, "photo")]), dim=1)
         label = torch.cat([batch.label, batch.photo_label])
         return {"contrastive": supervised_contrastive_loss(embedded, label, self.temperature)}
-
-    def _head(self, vector: Tensor, domain: Domain) -> Tensor:
-        return F.normalize(self.head(self.standard[domain](vector.float())), dim=1)
-
-    def _project(self, vector: Tensor, domain: Domain) -> Tensor:
-        learned = self._head(vector, domain)
-        if not self.keep:
-            return learned
-        known = self.keep * F.normalize(self.standard[domain](vector.float()), dim=1)
-        return F.normalize(torch.cat([learned, known], dim=1), dim=1)

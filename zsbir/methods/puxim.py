@@ -13,6 +13,10 @@ t (N, D) and masks m (N,)::
 
 To embed, the encoder alone runs: no text, no mask, no decoder.
 
+With a `head`, for little data, the encoder is a convolutional net whose map gives the patch tokens, and their mean the
+class token; both go through one linear layer after each domain's features are standardised, and the class token has
+mean square 1, as a ViT's last norm leaves it. Its attention to a patch is their cosine. See ``--recipe small-data``.
+
 Deviations from the release:
 
 - The interaction decoder attends over tokens; the release's layers mix the images of a batch (``decoder="batch"``).
@@ -30,24 +34,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsbir.arguments import Count, NonNegative
+from zsbir.arguments import Count, Natural, NonNegative, Ratio
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
+from zsbir.backbones.standard import SharedHead
 from zsbir.backbones.weights import vit_names
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
-from zsbir.losses import cosine_triplet_loss, reconstruction_loss, triplet_loss
+from zsbir.losses import batch_triplet_loss, cosine_triplet_loss, reconstruction_loss, triplet_loss
 from zsbir.maskers import MASKERS
 from zsbir.maskers.base import Masker, MaskRequest, masker_spec
 from zsbir.methods import METHODS
-from zsbir.methods.base import Method, Recipe
+from zsbir.methods.base import Method, Recipe, RecipeSet
 from zsbir.methods.released import take
 from zsbir.pairs import InteractionDecoder, sequence
 from zsbir.types import Batch, Domain, Features
@@ -74,12 +79,30 @@ class PuXIM(Method):
         layers: Its layers.
         heads: Its attention heads.
         hidden: Its feed-forward width.
+        head: Width of class and patch tokens by a linear layer on the encoder's; 0: the encoder's own, as published.
+        dropout: Share of the encoder's features that the class token's layer does not see in a training step.
+        tune: How many of the encoder's last stages are computed in every step; what is below is frozen, and stored.
+            None: all, as published.
+        batch_negatives: Compare every sketch with all photos of the batch, not with its own two alone.
         published: As the release computes: for what is left at None; in batches of 2; and ``vxl`` with raw class names
             and photos normalised with 0.5.
         preprocess: What is prepared otherwise than published (sketches cropped to what is drawn and padded, photos
             bicubic), see `zsbir.data.preprocess.Preprocess`.
     """
 
+    recipes: Mapping[str, RecipeSet] = {
+        "small-data": RecipeSet(
+            {
+                "backbone": {"name": "lite0", "pool": "stages"}, "tune": 2, "head": 512, "batch_negatives": True,
+                "margin": 4.5, "masker": "attention", "layers": 1, "hidden": 512,
+                "preprocess": {"sketch": "squash", "photo": "squash"},
+            },
+            {
+                "epochs": 10, "batch_size": 32, "samples_per_epoch": None, "anchor": "sketch", "optimizer": "adamw",
+                "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "fixed_norm": True, "freeze": ("encoder.*",),
+            },
+        )
+    }  # fmt: skip
     embeds_with = ("encoder",)
     recipe = Recipe(
         epochs=50,
@@ -108,6 +131,10 @@ class PuXIM(Method):
         layers: Count = 4,
         heads: Count = 4,
         hidden: Count = 1024,
+        head: Natural = 0,
+        dropout: Ratio = 0.7,
+        tune: Natural | None = None,
+        batch_negatives: bool = False,
         published: bool = False,
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
@@ -128,13 +155,31 @@ class PuXIM(Method):
         self.masker = MASKERS.build(masker)
         self.match, self.margin = match, margin
         self.weight_rec, self.weight_int = reconstruction if match == "mask" else 0.0, interaction
-        width = self._token_width()
+        if tune is not None:
+            self.encoder.train_last(tune)
+        self.shared = SharedHead(self.encoder.dim, head, dropout) if head else None
+        self.batch_negatives = batch_negatives
+        width = head or self._token_width()
         self.interaction = InteractionDecoder(width, layers, heads, hidden, over=decoder) if interaction else None
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the class token (B, D), patch tokens and grid of (B, 3, H, W) images; one encoder for both domains."""
-        features: Features = self.encoder(self.preprocess.normalise(images))
-        return features
+        return self._headed(self.encoder(self.preprocess.normalise(images)), domain)
+
+    @property
+    def trunk(self) -> Backbone | None:
+        """The encoder where some of it is frozen: what that gives can be stored."""
+        return self.encoder if self.encoder.frozen else None
+
+    def _headed(self, seen: Features, domain: Domain) -> Features:
+        """Return class and patch tokens after the head, if there is one, with its attention."""
+        if self.shared is None:
+            return seen
+        assert seen.tokens is not None
+        vector, tokens = self.shared(seen.vector, domain), self.shared.patches(seen.tokens, domain)
+        size = vector.square().mean(dim=1, keepdim=True).sqrt() + 1e-6
+        attention = F.cosine_similarity(tokens.detach(), vector.detach()[:, None], dim=2)
+        return Features(vector / size, tokens / size[:, None], seen.grid, attention)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms ``triplet``, ``reconstruction`` and ``interaction`` of a batch of triplets."""
@@ -142,12 +187,18 @@ class PuXIM(Method):
             raise ZsbirError("puxim trains on triplets: use sampling='triplet' in the recipe")
         images = self.preprocess.normalise(torch.cat([batch.sketch, batch.photo, batch.negative]))
         masked = self.weight_rec > 0
-        attend = masked and self.masker.needs_attention and batch.photo_keep is None
-        features = self.encoder.with_attention(images) if attend else self.encoder(images)
+        attend = masked and self.masker.needs_attention and batch.photo_keep is None and self.shared is None
+        features = self._by_domain(self.encoder.with_attention(images) if attend else self.encoder(images))
         sketch, photo, negative = features.vector.chunk(3)
         metric = triplet_loss if self.match == "mask" else cosine_triplet_loss
         margin = {"mask": 1.0, "non-mask": 0.2}[self.match] if self.margin is None else self.margin
-        terms = {"triplet": metric(sketch, photo, negative, margin)}
+        if self.batch_negatives:
+            assert batch.negative_label is not None
+            label = torch.cat([batch.photo_label, batch.negative_label])
+            triplet = batch_triplet_loss(sketch, torch.cat([photo, negative]), batch.label, label, margin)
+        else:
+            triplet = metric(sketch, photo, negative, margin)
+        terms = {"triplet": triplet}
         tokens = features.tokens
         if tokens is None:
             raise ZsbirError("puxim needs a backbone with patch tokens")
@@ -158,6 +209,21 @@ class PuXIM(Method):
         if self.interaction is not None:
             terms["interaction"] = self.weight_int * self._interact(sequence(features.vector, tokens))
         return terms
+
+    def _by_domain(self, seen: Features) -> Features:
+        """Return `_headed` of a batch of sketches, photos and negatives."""
+        if self.shared is None:
+            return seen
+        assert seen.tokens is not None
+        count = len(seen.vector) // 3
+        sides = zip(seen.vector.split([count, 2 * count]), seen.tokens.split([count, 2 * count]), strict=True)
+        sketch, photo = (
+            self._headed(Features(vector, tokens, seen.grid), domain)
+            for (vector, tokens), domain in zip(sides, get_args(Domain), strict=True)
+        )
+        parts = (torch.cat([getattr(sketch, name), getattr(photo, name)]) for name in ("vector", "tokens", "attention"))
+        vector, tokens, attention = parts
+        return Features(vector, tokens, seen.grid, attention)
 
     def _interact(self, tokens: Tensor) -> Tensor:
         sketch, *photos = tokens.chunk(3)

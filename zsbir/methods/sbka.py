@@ -16,6 +16,9 @@ Deviations: augmentation is about the image's centre, with white around sketches
 (``published=True``: about the corner, with black); the teacher's trunk stays in evaluation mode and without gradient
 (for ConvNeXt this is the same); the default matcher chooses K on the gallery without labels, where the paper reports
 the best of a grid on the test labels.
+
+With a `head` the student's trunk is frozen and the teacher's own: x is one linear layer on the trunk's features,
+standardised by domain, and both ImageNet heads sit on that. The losses stay; see ``--recipe small-data``.
 """
 
 from __future__ import annotations
@@ -29,15 +32,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsbir.arguments import NonNegative
+from zsbir.arguments import Natural, NonNegative, Positive, Ratio
+from zsbir.backbones import BACKBONES
+from zsbir.backbones.base import Backbone
+from zsbir.backbones.standard import SharedHead
 from zsbir.backbones.weights import timm_names
 from zsbir.data.preprocess import Preprocess
 from zsbir.data.semantic import semantic_prior
 from zsbir.errors import ZsbirError
 from zsbir.losses import soft_cross_entropy
 from zsbir.methods import METHODS
-from zsbir.methods._sbka_net import PRESETS, Classifier
-from zsbir.methods.base import Method, Recipe
+from zsbir.methods._sbka_net import PRESETS
+from zsbir.methods.base import Method, Recipe, RecipeSet
 from zsbir.methods.released import take
 from zsbir.types import Batch, Domain, Features
 
@@ -48,14 +54,17 @@ class SBKA(Method):
 
     Args:
         classes: Names of the seen classes; a label is a position in it. Needed to train.
-        backbone: Any timm model with a linear classifier.
-        pretrained: Load timm's weights, head included (needs the network once).
+        backbone: Any timm model with a linear classifier, or ``lite0``: name or mapping.
+        pretrained: Load its pretrained weights, head included (timm's need the network once).
         weights: A local weights file for the backbone, head included, instead.
         preset: Published settings: ``"sketchy"``, ``"tuberlin"`` or ``"quickdraw"``; `zsbir train` takes those of its
             data set.
         warmup: Last epoch, from 0, in which the teacher's head is fixed; None: the preset's.
         prior: Weight of the semantic similarity, 0 for none; None: the preset's.
         noise: Weight of the KL term.
+        head: Width of x as a linear layer on frozen features, both domains' own; 0: the trunk itself, as published.
+        dropout: Share of the features that this layer does not see in a training step.
+        temperature: The classes' logits are cosines divided by it; None: a linear layer, as published.
         image_size: Side of the input in pixels; None: the model's own.
         label_synsets: WordNet ids of the pretrained head's labels in order; None: ImageNet-1k.
         published: As the release augments: about the corner, with black outside.
@@ -67,19 +76,36 @@ class SBKA(Method):
     """
 
     matcher: str | Mapping[str, Any] = {"name": "one-to-many", "subspaces": 2, "clusters": "auto"}
+    recipes: Mapping[str, RecipeSet] = {
+        "small-data": RecipeSet(
+            {
+                "backbone": {"name": "lite0", "pool": "stages"},
+                "head": 512,
+                "temperature": 0.1,
+                "warmup": 5,
+            },
+            {
+                "epochs": 12, "batch_size": 128, "sketch_share": 0.5, "optimizer": "adamw", "lr": 1e-3,
+                "weight_decay": 1e-2, "schedule": "cosine", "augment": "none",
+            },
+        )
+    }  # fmt: skip
     embeds_with = ("student",)
     has_unused_parameters: bool = True  # the teacher's head, up to the warm-up
 
     def __init__(
         self,
         classes: Sequence[str] = (),
-        backbone: str = "convnextv2_tiny.fcmae_ft_in1k",
+        backbone: str | Mapping[str, Any] = "convnextv2_tiny.fcmae_ft_in1k",
         pretrained: bool = False,
         weights: str | None = None,
         preset: Literal["sketchy", "tuberlin", "quickdraw"] = "sketchy",
         warmup: int | None = None,
         prior: NonNegative | None = None,
         noise: NonNegative = 0.1,
+        head: Natural = 0,
+        dropout: Ratio = 0.7,
+        temperature: Positive | None = None,
         image_size: int | None = None,
         label_synsets: Sequence[str] | None = None,
         wordnet: str | None = None,
@@ -93,32 +119,55 @@ class SBKA(Method):
         self.preset = preset
         self.warmup = settings.warmup if warmup is None else warmup
         self.select_from = self.warmup + 1  # published: the best checkpoint is one after the warm-up
-        self.noise = noise
+        self.noise, self.temperature = noise, temperature
         self.label_synsets = tuple(label_synsets) if label_synsets is not None else None
         self.wordnet = wordnet
         self.recipe: Recipe = settings.recipe()
         if published:
             self.recipe = replace(self.recipe, augment="affine-corner", sketch_fill=0.0, photo_fill=0.0)
-        self.student = Classifier(backbone, pretrained, weights)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        more = {"pretrained": True if pretrained else None, "weights": weights, "image_size": image_size}
+        given = {key: value for key, value in more.items() if value is not None}
+        self.student: Any = BACKBONES.build(backbone, classifier=True, **given)
+        pretrained_head = self.student.head
+        if not isinstance(pretrained_head, nn.Linear):
+            raise ZsbirError(f"sbka needs a model with a linear classifier: {type(pretrained_head).__name__} is none")
+        self.shared = SharedHead(self.student.dim, head, dropout) if head else None
+        self.labels = nn.Linear(head, pretrained_head.out_features) if head else None
+        if head:
+            self.student.train_last(0)
+        # A frozen trunk is the teacher's too.
+        trunk = [part for part in self.student.net.children() if part is not pretrained_head] if head else []
+        self.teacher = copy.deepcopy(self.student, {id(part): part for part in trunk}).requires_grad_(False).eval()
         self.teacher.head.requires_grad_(True)
-        self.head = nn.Linear(self.student.dim, max(len(self.classes), 1))
+        self.head = nn.Linear(head or self.student.dim, max(len(self.classes), 1))
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
-        self.preprocess = Preprocess.of(self.student, preprocess, **({"size": image_size} if image_size else {}))
+        self.preprocess = Preprocess.of(self.student, preprocess)
         # Filled at the first training step: a saved model must be loadable where WordNet is not.
-        self.similarity: nn.Buffer = nn.Buffer(torch.zeros(len(self.classes), self.student.labels))
+        self.similarity: nn.Buffer = nn.Buffer(torch.zeros(len(self.classes), pretrained_head.out_features))
         self.has_similarity: nn.Buffer = nn.Buffer(torch.zeros((), dtype=torch.bool))
         self.aligning = False
 
+    @property
+    def trunk(self) -> Backbone | None:
+        """The trunk where it is frozen: its features can be stored."""
+        return self.student if self.shared is not None else None
+
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the student's vectors, L2-normalised; the network is the same for both domains."""
-        return Features(F.normalize(self.student(self.preprocess.normalise(images)), dim=1))
+        seen = self.student.features(self.preprocess.normalise(images)).vector
+        return Features(F.normalize(seen, dim=1) if self.shared is None else self.shared.embed(seen, domain))
 
     def classify(self, images: Tensor) -> Tensor:
         """Return the (B, C) logits over the seen classes, for model selection on held-out drawings of them."""
-        logits: Tensor = self.head(self.student(self.preprocess.normalise(images)))
-        return logits
+        seen = self.student.features(self.preprocess.normalise(images)).vector
+        return self._logits(seen if self.shared is None else self.shared(seen, "sketch"))
+
+    def _logits(self, vector: Tensor) -> Tensor:
+        if self.temperature is None:
+            logits: Tensor = self.head(vector)
+            return logits
+        return F.linear(F.normalize(vector, dim=1), F.normalize(self.head.weight, dim=1)) / self.temperature
 
     def train(self, mode: bool = True) -> SBKA:
         """Switch the student; the teacher always stays in evaluation mode."""
@@ -137,14 +186,20 @@ class SBKA(Method):
         images = self.preprocess.normalise(torch.cat([batch.sketch, batch.photo]))
         label = torch.cat([batch.label, batch.photo_label])
         is_photo = torch.cat([torch.zeros(len(batch.label)), torch.ones(len(batch.photo_label))]).to(images.device)
-        vector = self.student(images)
-        student = self.student.head(vector)
-        with torch.no_grad():
-            known = self.teacher(images)
+        seen = self.student.features(images).vector
+        if self.shared is None or self.labels is None:
+            vector, student = seen, self.student.head(seen)
+            with torch.no_grad():
+                known = self.teacher.features(images).vector
+        else:
+            sketch, photo = seen.split([len(batch.label), len(batch.photo_label)])
+            vector = torch.cat([self.shared(sketch, "sketch"), self.shared(photo, "photo")])
+            student, known = self.labels(vector), seen.float()
+        known = known[:, -self.teacher.head.in_features :]  # of several stages side by side, the last
         with torch.set_grad_enabled(self.aligning and torch.is_grad_enabled()):
             teacher = self.teacher.head(known)
         prior = self._prior()[label]
-        logits = self.head(vector)
+        logits = self._logits(vector)
         terms = {
             "classification": F.cross_entropy(logits, label),
             "distillation": soft_cross_entropy(student, F.softmax(teacher.detach() + prior, dim=1), is_photo),
@@ -160,10 +215,10 @@ class SBKA(Method):
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the student with both heads, and the teacher's head at its own share of the recipe's rate."""
         share = PRESETS[self.preset].teacher_lr / PRESETS[self.preset].recipe().lr
-        return [
-            {"params": [*self.student.parameters(), *self.head.parameters()]},
-            {"params": list(self.teacher.head.parameters()), "lr": recipe.lr * share},
-        ]
+        teacher = list(self.teacher.head.parameters())
+        known = {id(parameter) for parameter in teacher}
+        student = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return [{"params": student}, {"params": teacher, "lr": recipe.lr * share}]
 
     @classmethod
     def published_for(cls, dataset: str) -> dict[str, Any]:
@@ -180,14 +235,14 @@ class SBKA(Method):
     def _prior(self) -> Tensor:
         """Return (C, labels): what is added to a target's logits, by class."""
         if self.prior_weight and not self.has_similarity:
-            if self.label_synsets is None and self.student.labels != 1000:
+            if self.label_synsets is None and self.teacher.head.out_features != 1000:
                 raise ZsbirError(
-                    f"sbka: the backbone has {self.student.labels} labels, not ImageNet's 1,000: give label_synsets "
-                    "and wordnet, or prior=0"
+                    f"sbka: the backbone has {self.teacher.head.out_features} labels, not ImageNet's 1,000: give "
+                    "label_synsets and wordnet, or prior=0"
                 )
             found = semantic_prior(self.classes, self.label_synsets, self.wordnet, self.preset)
             if found.similarity.shape != self.similarity.shape:
-                raise ZsbirError(f"sbka: {len(found.labels)} label_synsets for {self.student.labels} labels")
+                raise ZsbirError(f"sbka: {len(found.labels)} label_synsets for {self.teacher.head.out_features} labels")
             self.similarity.copy_(torch.from_numpy(found.similarity))
             self.has_similarity.fill_(True)
         return self.prior_weight * self.similarity
