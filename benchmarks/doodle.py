@@ -303,7 +303,8 @@ def make(data: Path, work: Path, out: Path, steps: int, classes: Sequence[str]) 
         train(model, kinds, SHARES, photo_pool, range(len(classes)), steps, seed)
         heads.append(copy.deepcopy(head))
     with torch.no_grad():
-        drawn_and_photos = [model.head.standard["sketch"](kinds[1].vectors), model.head.standard["photo"](photo_pool.vectors)]
+        standard = model.head.standard
+        drawn_and_photos = [standard["sketch"](kinds[1].vectors), standard["photo"](photo_pool.vectors)]
     model.head.linear = merged(heads, torch.cat(drawn_and_photos))
     trained = {n: v.half().contiguous() for n, v in model.state_dict().items() if not n.startswith("backbone.")}
     out.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ class Frozen(Method):
         if weights:
             extra["weights"] = weights
         self.backbone = BACKBONES.build(backbone, **extra)
-        self.backbone.requires_grad_(False)
+        self.backbone.train_last(0)
         self.preprocess = Preprocess.of(self.backbone, preprocess)
         self.photos, self.sketch_norms = photos, sketch_norms
         self.alignment = Alignment(self.backbone.dim, _VIEWS[photos], center, scale, remove)
@@ -88,6 +88,11 @@ class Frozen(Method):
         self.of_sketches = copy.deepcopy(self.backbone) if sketch_norms else None
         self.register_buffer("done", torch.zeros((), dtype=torch.bool) if sketch_norms else None)
         self.adapted = False
+
+    @property
+    def trunk(self) -> Backbone | None:
+        """The backbone, where sketches and photos go through the same and as they are: its features can be stored."""
+        return self.backbone if self.photos == "plain" and self.of_sketches is None else None
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the backbone's features, aligned as asked for.
@@ -139,9 +144,9 @@ class Frozen(Method):
                     "the BatchNorm statistics of sketches (sketch_norms) were never measured on seen classes: run "
                     "`zsbir train frozen --dataset NAME --set ...`, or call method.fit(dataset)"
                 )
-            return {"sketch": (self.of_sketches or self.backbone)(look(images))}
+            return {"sketch": (self.of_sketches or self.backbone).features(look(images))}
         views = _VIEWS[self.photos][1:]
-        return {view: self.backbone(look(edge_maps(images) if view == "edges" else images)) for view in views}
+        return {view: self.backbone.features(look(edge_maps(images) if view == "edges" else images)) for view in views}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Raise ZsbirError: there is nothing to train."""
