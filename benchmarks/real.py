@@ -19,10 +19,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import _real_tables as tables
 import numpy as np
 import numpy.typing as npt
 import torch
-from _results import table, write
+from _results import write
 from torch.nn import functional as F
 
 import zsbir
@@ -33,7 +34,6 @@ from zsbir.evaluation import evaluate_embeddings
 from zsbir.evaluation.evaluator import Evaluator
 from zsbir.evaluation.fine_grained import fine_grained
 from zsbir.evaluation.settings import generalised
-from zsbir.evaluation.statistics import randomisation_p
 from zsbir.methods.alignment import Alignment
 from zsbir.methods.embedding import embed_split
 from zsbir.methods.features import StoredFeatures
@@ -43,7 +43,6 @@ Sides = tuple[Embeddings, Embeddings]
 
 PROTOCOLS = ("standard", "sbka", "puxim", "dann")
 BASELINE = "means removed"
-T95 = {3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided, by number of seeds
 LITE0 = {"name": "lite0", "pretrained": True}
 STAGES = {**LITE0, "pool": "stages"}
 
@@ -131,7 +130,9 @@ def trained(row: Row, dataset: Dataset, seed: int) -> Callable[[Split], Sides]:
     method = zsbir.build(row.method, **row.options, **more)
     if row.trains:
         recipe = replace(method.recipe, **row.recipe)
-        Trainer(method, dataset, recipe=recipe, seed=seed, workers=0, select_on="none").fit()
+        # PuXIM computes patch tokens in every step: half precision halves its time on a CPU.
+        precision = "bf16" if row.method == "puxim" else "no"
+        Trainer(method, dataset, recipe=recipe, seed=seed, workers=0, select_on="none", precision=precision).fit()
     else:
         method.stored = StoredFeatures(method.trunk, method.preprocess, dataset.variant)
         method.fit(dataset)
@@ -197,47 +198,19 @@ def measure(name: str, column: str, dataset: Dataset, seed: int, work: Path) -> 
     print(f"{name}, {column}, seed {seed}: {scores['standard']['mAP@all']:.4f} in {seconds:.0f} s", flush=True)
 
 
-def figure(runs: list[dict[str, Any]], protocol: str, baseline: list[dict[str, Any]]) -> str:
-    """Return a cell: the mean, half the 95 % interval over seeds, and an arrow where the paired test says so."""
-    values = np.array([run["scores"][protocol]["mAP@all"] for run in runs])
-    text = f"{values.mean():.3f}"
-    if len(values) in T95 and values.std():
-        text += f" ± {T95[len(values)] * values.std(ddof=1) / len(values) ** 0.5:.3f}"
-    elif runs[0]["recipe"] or len(values) == 2:
-        text += f" ({len(values)} seed{'s' * (len(values) > 1)})"
-    if protocol != "standard" or not baseline or runs[0]["row"] == BASELINE:
-        return text
-    ours = np.mean([run["average_precision"] for run in runs], axis=0)
-    difference = ours - np.array(baseline[0]["average_precision"])
-    p = randomisation_p(difference, np.full(len(difference), 1 / len(difference)))
-    return text + ("" if p >= 0.01 else " ↑" if difference.mean() > 0 else " ↓")
-
-
 def make_table(work: Path, columns: list[str]) -> None:
-    """Write the table of what was measured."""
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """Write the tables of what was measured."""
+    runs: tables.Runs = {}
     for file in sorted(work.glob("*.json")):
         run = json.loads(file.read_text(encoding="utf-8"))
         runs.setdefault((run["row"], run["column"]), []).append(run)
-    lines = []
-    for name in ROWS:
-        cells = []
-        for column in columns:
-            found = runs.get((name, column), [])
-            base = runs.get((BASELINE, column), [])
-            if not found:
-                cells += ["not measured"] * 2
-                continue
-            paper = found[0]["protocol"]
-            cells += [figure(found, "standard", base), f"{figure(found, paper, [])} ({paper})"]
-        lines.append([name, *cells])
-    head = ["unseen mAP@all", *(f"{column}, {kind}" for column in columns for kind in ("standard", "paper's"))]
-    note = (
-        f"\nLite0 at 224 px. ± is half the 95 % t interval over three seeds; arrows: better or worse than "
-        f" {BASELINE!r}, paired randomisation test over the queries (mean over the seeds), p < 0.01.\n"
-    )
+    text = tables.main(runs, ROWS, columns, BASELINE) + tables.changed(runs, PARTS, SKETCHY[0])
+    text += tables.otherwise(runs, [*ROWS], SKETCHY)
     kept = [{k: v for k, v in run.items() if k != "average_precision"} for found in runs.values() for run in found]
-    write("real", {"runs": kept}, table(head, lines) + note)
+    shown = {
+        f"{name}, {column}": tables.mean(found, "standard") for (name, column), found in runs.items() if name in ROWS
+    }
+    write("real", {"shown": shown, "runs": kept}, text)
 
 
 def main() -> None:

@@ -93,13 +93,13 @@ class PuXIM(Method):
     recipes: Mapping[str, RecipeSet] = {
         "small-data": RecipeSet(
             {
-                "backbone": {"name": "lite0", "pool": "stages"}, "tune": 2, "head": 512, "batch_negatives": True,
+                "backbone": {"name": "lite0", "pool": "stages"}, "tune": 2, "head": 256, "batch_negatives": True,
                 "margin": 4.5, "masker": "attention", "layers": 1, "hidden": 512,
                 "preprocess": {"sketch": "squash", "photo": "squash"},
             },
             {
-                "epochs": 10, "batch_size": 32, "samples_per_epoch": None, "anchor": "sketch", "optimizer": "adamw",
-                "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "fixed_norm": True, "freeze": ("encoder.*",),
+                "epochs": 5, "batch_size": 32, "samples_per_epoch": None, "anchor": "sketch", "optimizer": "adamw",
+                "lr": 2e-3, "weight_decay": 1e-2, "schedule": "cosine", "fixed_norm": True, "freeze": ("encoder.*",),
             },
         )
     }  # fmt: skip
