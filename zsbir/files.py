@@ -116,6 +116,20 @@ def reading(what: str, file: str | Path) -> Iterator[None]:
         raise ZsbirError(f"the {what} {file} cannot be read: {kind or type(error).__name__}") from error
 
 
+@contextmanager
+def writing(what: str, where: str | Path) -> Iterator[None]:
+    """Turn a failure to write, or to write in that format, into one sentence.
+
+    Raises:
+        ZsbirError: If the block raises OSError or ValueError.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise ZsbirError(f"the {what} cannot be written to {where}: {reason}") from error
+
+
 def read_json(file: Path) -> Any:
     """Read JSON; raises ZsbirError if the file is missing or broken."""
     with reading("file", file):

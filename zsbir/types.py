@@ -129,10 +129,12 @@ class Records:
 
     def where(self, keep: npt.NDArray[np.bool_], new_label: Labels | None = None) -> Records:
         """Return the records where `keep` (n,) is true, with labels mapped through `new_label` when it is given."""
-        labels = self.labels[keep]
-        return Records(
-            self.root, self.paths.take(np.flatnonzero(keep)), labels if new_label is None else new_label[labels]
-        )
+        found = self.take(np.flatnonzero(keep))
+        return found if new_label is None else replace(found, labels=new_label[found.labels])
+
+    def take(self, rows: Labels) -> Records:
+        """Return the records at the positions `rows` (int64), in that order."""
+        return Records(self.root, self.paths.take(rows), self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,3 +253,31 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def take(self, rows: Labels) -> Embeddings:
+        """Return the embeddings at the positions `rows` (int64), in that order."""
+        import torch
+
+        where = torch.from_numpy(rows)
+        return replace(
+            self,
+            vectors=self.vectors[where.to(self.vectors.device)],
+            labels=np.asarray(self.labels)[rows],
+            paths=self.paths.take(rows) if len(self.paths) else self.paths,
+            tokens=None if self.tokens is None else self.tokens[where.to(self.tokens.device)],
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Embeddings]) -> Embeddings:
+        """Return the embeddings of all `parts`, the rest as in the first; paths and tokens where all have them."""
+        import torch
+
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        known = all(len(part.paths) == len(part) for part in parts)
+        return replace(
+            parts[0],
+            vectors=torch.cat([part.vectors for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            paths=Paths.join(part.paths for part in parts) if known else Paths(),
+            tokens=torch.cat(tokens) if len(tokens) == len(parts) else None,
+        )

@@ -14,8 +14,8 @@ from zsbir.errors import ZsbirError
 from zsbir.evaluation.embedding_map import MapSettings, embedding_map, lay_out
 from zsbir.evaluation.overview import TopPhotos
 from zsbir.evaluation.pictures import top_k_picture
-from zsbir.evaluation.shown import Shown, draw_queries, find_queries
-from zsbir.types import Embeddings
+from zsbir.evaluation.shown import draw_queries, find_queries
+from zsbir.types import Embeddings, Paths
 
 CLASSES = ("bar", "circle", "cross", "square")
 
@@ -108,7 +108,7 @@ def test_map_command(run, tmp_path, capsys):
         (("map", "RUN", "-o", "RUN/x.gag", "--layout", "pca"), "cannot be written"),
         (("map", "RUN", "--part", "validation"), "no validation classes"),
         (("evaluate", "RUN", "--show", "7.png"), "is none of the 8 queries"),
-        (("evaluate", "RUN", "--top", "0"), "at least 1 photo"),
+        (("evaluate", "RUN", "--top", "0"), "top=0 must be a whole number of at least 1"),
         (("evaluate", "RUN", "--batch-size", "0"), "batch size"),
         (("evaluate", "RUN", "--seed", "-1"), "seed"),
         (("evaluate", "RUN", "--out", "RUN/run.json"), "cannot be written to RUN/run.json"),
@@ -142,11 +142,14 @@ def test_queries_are_found_by_the_end_of_their_path():
 
 
 def test_no_query_is_shown_twice():
-    shown = Shown(examples=1, random=6, queries=("b",))
-    rows = shown.choose(np.array([0.2, 0.9, 0.5]), np.array([0, 1, 3]), ["a", "b", "c", "d", "e", "f"], 6, 0)
-    assert sorted(query for query, _, _ in rows) == list(range(6))
-    assert rows[0] == (1, "best", 0.9)  # "b" is the best one already
-    assert {query: ap for query, _, ap in rows}[2] is None  # no relevant photo
+    photos = Embeddings(torch.eye(3), np.arange(3), ("x", "y", "z"))
+    vectors = torch.tensor([[0, 1, 2], [0, 2, 1], [1, 0, 0], [2, 0, 1], [1, 0, 0], [0, 0, 1]]).float()
+    labels = np.array([0, 1, 3, 2, 3, 3])
+    sketches = Embeddings(vectors, labels, ("x", "y", "z", "none"), Paths("abcdef"), "sketch")
+    rows = zsbir.Evaluator(ks=1, resamples=0, examples=1, random=6, queries=("b",)).evaluate(sketches, photos).top
+    assert sorted(row.query for row in rows) == list(range(6))
+    assert (rows[0].query, rows[0].note, rows[0].ap) == (1, "best", 1.0)  # "b" is the best one already
+    assert {row.query: row.ap for row in rows}[2] is None  # no relevant photo
 
 
 def test_more_photos_than_a_line_holds_go_on_below():

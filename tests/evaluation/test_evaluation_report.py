@@ -238,6 +238,9 @@ def test_broken_embeddings(tmp_path):
     np.savez(tmp_path / "queries.npz", vectors=np.zeros((2, 3)), labels=np.array(["a", None], dtype=object))
     with pytest.raises(ZsbirError, match="pickled objects are refused"):
         load_embeddings(tmp_path / "queries.npz")
+    (tmp_path / "queries.npz").write_bytes((tmp_path / "queries.npz").read_bytes()[:-30])
+    with pytest.raises(ZsbirError, match="cannot be read"):
+        load_embeddings(tmp_path / "queries.npz")
     np.save(tmp_path / "gallery.npy", np.zeros((2, 3)))
     with pytest.raises(ZsbirError, match="needs its labels beside it"):
         load_embeddings(tmp_path / "gallery.npy")

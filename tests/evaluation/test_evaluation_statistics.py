@@ -10,7 +10,7 @@ import pytest
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.comparison import SavedQueries, compare_saved, summarise
 from zsbir.evaluation.consistency import consistent, explain
-from zsbir.evaluation.statistics import bootstrap, compare, randomisation_p
+from zsbir.evaluation.statistics import bootstrap, randomisation_p
 
 
 def test_bootstrap_over_queries_matches_the_normal_interval():
@@ -70,24 +70,36 @@ def test_p_is_uniform_when_there_is_no_difference():
     assert np.mean(ps) == pytest.approx(0.5, abs=0.07)
 
 
+def saved(values, paths, labels=None, setting="zero-shot", average="query"):
+    labels = np.zeros(len(values), dtype=np.int64) if labels is None else labels
+    classes = ("cat", "dog", *map(str, range(8)))
+    return SavedQueries(
+        {"standard": {"mAP@all": np.array(values)}}, labels, classes, tuple(paths), {"standard": average}, setting
+    )
+
+
 def test_compare():
     generator = np.random.default_rng(0)
-    labels = np.arange(300) % 10
+    labels, paths = np.arange(300) % 10, [str(i) for i in range(300)]
     first = generator.random(300)
-    better = compare(first, first + 0.1 + 0.01 * generator.normal(size=300), labels, "class", 500, 300)
+
+    def compare(second, average):
+        sides = (saved(values, paths, labels, average=average) for values in (first, second))
+        return compare_saved(*sides, permutations=500, resamples=300)
+
+    better = compare(first + 0.1 + 0.01 * generator.normal(size=300), "class")
     assert better.difference == pytest.approx(0.1, abs=0.01)
     assert better.interval[0] > 0.09
     assert better.class_interval[0] > 0.09
     assert better.p < 0.01
-    same = compare(first, generator.permutation(first), labels, "query", 500, 300)
+    same = compare(generator.permutation(first), "query")
     assert same.interval[0] < 0 < same.interval[1]
 
 
-def saved(values, paths, labels=None, setting="zero-shot", metric="mAP@all"):
-    labels = np.zeros(len(values), dtype=np.int64) if labels is None else labels
-    return SavedQueries(
-        {"standard": {metric: np.array(values)}}, labels, ("cat", "dog"), tuple(paths), {"standard": "query"}, setting
-    )
+def test_classes_of_any_size_weigh_the_same_where_the_protocol_says_so():
+    labels = np.array([0, 0, 0, 1])
+    sides = [saved(values, "abcd", labels, average="class") for values in ([0, 0, 0, 0], [0.3, 0.3, 0.3, 0.9])]
+    assert compare_saved(*sides, permutations=9, resamples=9).difference == pytest.approx(0.6)
 
 
 def test_compare_saved_matches_queries_by_file():
@@ -96,10 +108,10 @@ def test_compare_saved_matches_queries_by_file():
     found = compare_saved(first, second, permutations=50, resamples=50)
     assert found.queries == 2
     assert found.classes == pytest.approx({"cat": 0.0, "dog": 0.2})
-    assert found.comparison.difference == pytest.approx(0.1)
+    assert found.difference == pytest.approx(0.1)
     assert "only 2 queries are in both" in found.notes[0]
     assert "settings differ" in found.notes[1]
-    assert found.to_dict()["p"] == found.comparison.p
+    assert 0 < found.p <= 1
     with pytest.raises(ZsbirError, match="no query in common"):
         compare_saved(first, saved([0.1], ["z"]))
     with pytest.raises(ZsbirError, match="not both runs"):

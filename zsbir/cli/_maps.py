@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zsbir.cli._evaluation import Model, Subject, WorkOptions
+from zsbir.cli._evaluation import Model, Subject
+from zsbir.cli._groups import WorkOptions
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from zsbir.evaluation.embedding_map import MapSettings
-    from zsbir.types import Embeddings, Split
+    from zsbir.types import Embeddings
 
 MapOf = Literal["none", "after", "both"]
 Panel = tuple[str, "Embeddings", "Embeddings"]
@@ -44,25 +45,15 @@ def model_panels(
     Raises:
         ZsbirError: If the part is empty, or the start's pretrained weights are not here.
     """
-    split = shown_split(model.split(), settings)
+    whole = model.split()
+    sketches, photos = (r.take(settings.chosen_rows(r.labels, whole.classes)) for r in (whole.sketches, whole.photos))
+    split = replace(whole, sketches=sketches, photos=photos)
     panels: list[Panel] = []
     if before:
-        panels.append(("before training", *model.embed(split, work, model.untrained())))
+        panels.append(("before training", *model.embed(split, work, model.rebuilt(model.start))))
     if after:
         panels.append(("after training", *model.embed(split, work)))
     return panels
-
-
-def shown_split(split: Split, settings: MapSettings) -> Split:
-    """Return the records of a split that a map shows."""
-    from zsbir.types import Records
-    from zsbir.types import Split as Share
-
-    def some(records: Records) -> Records:
-        rows = settings.chosen_rows(records.labels, split.classes)
-        return Records(records.root, records.paths.take(rows), records.labels[rows])
-
-    return Share(some(split.sketches), some(split.photos), split.classes)
 
 
 def report_map(of: MapOf, path: Path, subject: Subject, work: WorkOptions, seed: int) -> Figure | None:
@@ -79,7 +70,7 @@ def report_map(of: MapOf, path: Path, subject: Subject, work: WorkOptions, seed:
     if of == "none":
         return None
     settings = near_by(map_settings(seed=seed), subject.matcher)
-    queries, gallery, _ = check_embeddings(subject.queries, subject.gallery)
+    queries, gallery = check_embeddings(subject.queries, subject.gallery)
     if of == "both" and subject.model is None:
         raise ZsbirError(
             f"{path} holds embeddings, which have no start to map: --map both needs a run of `zsbir train`"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zsbir.cli._evaluation import DataOptions, ModelOptions, refuse
-from zsbir.errors import ZsbirError
+from zsbir.cli._groups import DataOptions, ModelOptions, refuse
 
 
 def run_of_weights(name: str, model: ModelOptions, data: DataOptions, out: Path | None) -> Path:
@@ -20,23 +19,19 @@ def run_of_weights(name: str, model: ModelOptions, data: DataOptions, out: Path 
     Raises:
         ZsbirError: If there is no dataset, the folder is taken, or the weights do not fit.
     """
-    if data.dataset is None or model.weights is None:
-        raise ZsbirError("an authors' checkpoint needs --weights FILE and --dataset NAME (with --root)")
     refuse({"no_pretrained": model.no_pretrained}, "the checkpoint has all weights")
-    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, published_for
+    from zsbir.cli._options import build_method, free_folder, published_for
     from zsbir.engine.run import claim, write_run
     from zsbir.methods import METHODS
     from zsbir.methods.released import load_released
 
+    dataset = data.build("an authors' checkpoint needs --weights FILE and --dataset NAME (with --root)")
+    assert data.dataset is not None
+    assert model.weights is not None  # that is why this is called
     folder = out or free_folder(Path("runs"), f"{name}-released-{data.dataset}")
-    more = assignments(data.set_data, "--set-data")
-    dataset = build_dataset(data.dataset, data.root, data.unseen, None, data.split, more)
     published = {"published": True} if "published" in METHODS.parameters(name) else {}
     published |= published_for(name, data.dataset)
-    own = assignments(model.set_method, "--set-method")
-    if model.backbone is not None:
-        own["backbone"] = {"name": model.backbone, **own["backbone"]} if "backbone" in own else model.backbone
-    method = build_method(name, dataset.train.classes, False, more={**published, **own})
+    method = build_method(name, dataset.train.classes, False, more={**published, **model.arguments()})
     said = load_released(method, model.weights)
     print(said)
     claim(folder)

@@ -37,9 +37,11 @@ def compare(
         classes: How many winners and losers to print, each.
         out: A JSON file for the result.
     """
+    from dataclasses import asdict
+
     from zsbir.errors import ZsbirError
     from zsbir.evaluation.comparison import compare_saved, load_per_query
-    from zsbir.files import write_json
+    from zsbir.files import write_json, writing
 
     if run_a is None or run_b is None:
         named = "none was" if run_a is None else f"only {run_a} was"
@@ -47,15 +49,14 @@ def compare(
     if classes < 0:
         raise ZsbirError(f"--classes is how many winners and losers to print, 0 or more, not {classes}")
     found = compare_saved(load_per_query(run_a), load_per_query(run_b), protocol, metric, permutations, resamples, seed)
-    c = found.comparison
     for note in found.notes:
         print(f"note: {note}")
     print(f"{metric} ({protocol}) on {found.queries} queries of {len(found.classes)} classes")
-    print(f"  {run_a}: {c.first:.4f}")
-    print(f"  {run_b}: {c.second:.4f}")
-    print(f"  difference {c.difference:+.4f}, p = {c.p:.4g} (paired randomisation test, two-sided)")
-    print(f"  95 % interval over queries {c.interval[0]:+.4f} to {c.interval[1]:+.4f}")
-    print(f"  95 % interval over classes {c.class_interval[0]:+.4f} to {c.class_interval[1]:+.4f}")
+    print(f"  {run_a}: {found.first:.4f}")
+    print(f"  {run_b}: {found.second:.4f}")
+    print(f"  difference {found.difference:+.4f}, p = {found.p:.4g} (paired randomisation test, two-sided)")
+    print(f"  95 % interval over queries {found.interval[0]:+.4f} to {found.interval[1]:+.4f}")
+    print(f"  95 % interval over classes {found.class_interval[0]:+.4f} to {found.class_interval[1]:+.4f}")
     gains = sorted(found.classes.items(), key=lambda item: -item[1])
     for title, some in (
         ("gained most", [g for g in gains[:classes] if g[1] > 0]),
@@ -63,7 +64,5 @@ def compare(
     ):
         print(f"  {title}: " + (", ".join(f"{name} {value:+.3f}" for name, value in some) or "none"))
     if out is not None:
-        try:
-            write_json(out, {"protocol": protocol, "metric": metric, **found.to_dict()})
-        except OSError as error:
-            raise ZsbirError(f"the result cannot be written to {out}: {error.strerror or error}") from None
+        with writing("result", out):
+            write_json(out, {"protocol": protocol, "metric": metric, **asdict(found)})

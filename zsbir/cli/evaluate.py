@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from zsbir.cli._evaluation import DataOptions, ModelOptions, Subject, WorkOptions, find_subject, refuse
+from zsbir.cli._evaluation import Subject, find_subject
+from zsbir.cli._groups import DataOptions, ModelOptions, WorkOptions, matcher_spec, refuse
 from zsbir.cli._maps import MapOf, report_map
 from zsbir.cli._released import run_of_weights
 from zsbir.errors import ZsbirError
@@ -87,22 +88,23 @@ def evaluate(
         model: A method by name.
         work: How images are embedded.
     """
-    from zsbir.cli._options import assignments
     from zsbir.engine.logging import heard
     from zsbir.evaluation.distributed import is_first, joined_processes
     from zsbir.evaluation.evaluator import Evaluator
+    from zsbir.files import writing
     from zsbir.methods import METHODS
 
     if model.method is not None:
         refuse({"method": bool(run)}, "name runs or a method, not both")
         run, model = (Path(model.method),), replace(model, method=None)
-    spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}
-    _check(run, protocol, matcher, set, setting, bits, seeds, report)
+    spec = matcher_spec(matcher, set)
+    _check(run, protocol, matcher, setting, bits, seeds, report)
     if model.weights is not None and len(run) == 1 and str(run[0]) in METHODS and str(run[0]) != "frozen":
         run, out = (run_of_weights(str(run[0]), model, data, out),), None
         data, model = DataOptions(), ModelOptions()
-    if out is not None:
-        _claim(out)
+    if out is not None:  # made before the work
+        with writing("report", out):
+            out.mkdir(parents=True, exist_ok=True)
     reports: dict[str, Report] = {}
     with joined_processes():
         for path in run:
@@ -132,8 +134,8 @@ def evaluate(
 
 
 def _check(
-    run: tuple[Path, ...], protocol: tuple[str, ...], matcher: str | None, set: tuple[str, ...], setting: Setting,
-    bits: int | None, seeds: bool, report: ReportOptions,
+    run: tuple[Path, ...], protocol: tuple[str, ...], matcher: str | None, setting: Setting, bits: int | None,
+    seeds: bool, report: ReportOptions,
 ) -> None:  # fmt: skip
     """Refuse before the work what cannot be done, and options that would change nothing."""
     from importlib.util import find_spec
@@ -144,12 +146,10 @@ def _check(
         raise ZsbirError("name at least one run folder, method or folder of embeddings")
     if seeds and len(run) < 2:
         raise ZsbirError("--seeds sums up several runs: name at least two")
-    if set and matcher is None:
-        raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
     if setting == "binary":
         refuse({"matcher": matcher}, "the binary setting compares codes by Hamming distance")
     else:
-        refuse({"bits": bits is not None}, "only the binary setting has codes")
+        refuse({"bits": bits}, "only the binary setting has codes")
     if setting == "fine-grained":
         refuse({"protocol": protocol}, "the fine-grained setting has definitions of its own")
     if report.html and find_spec("matplotlib") is None:
@@ -196,12 +196,13 @@ def _baseline(subject: Subject, evaluator: Evaluator, work: WorkOptions) -> dict
     about = [model.part, evaluator.request.ks, model.dataset.manifest_hash, model.start, model.seed]
     key, known = json.dumps(about, sort_keys=True), read_json(file) if file.is_file() else {}
     if key not in known:
+        given = {name: model.start[name] for name in ("backbone", "pretrained", "weights") if model.start.get(name)}
+        if model.start["name"] == "frozen" or "backbone" not in given:
+            return {}
         try:
-            frozen = model.frozen()
+            frozen = model.rebuilt({"name": "frozen", **given})
         except ZsbirError as error:
             print(f"note: the backbone without training cannot be evaluated: {error}")
-            return {}
-        if frozen is None:
             return {}
         if is_first():
             print("the backbone without training, once for this run (--no-baseline leaves it out)")
@@ -215,14 +216,6 @@ def _baseline(subject: Subject, evaluator: Evaluator, work: WorkOptions) -> dict
     return {p.name: known[key][p.name] for p in evaluator.request.protocols}
 
 
-def _claim(out: Path) -> None:
-    """Make the folder of the report, before the work."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ZsbirError(f"the report cannot be written to {out}: {error.strerror or error}") from None
-
-
 def _target(folder: Path, out: Path | None, setting: str, part: str, path: Path | None) -> Path:
     if out is not None:
         return out if path is None else out / "-".join(path.parts[-2:]).strip("/.-")
@@ -231,6 +224,8 @@ def _target(folder: Path, out: Path | None, setting: str, part: str, path: Path 
 
 
 def _show(name: str, report: Report, folder: Path) -> None:
+    from zsbir.evaluation.report import results_grid
+
     c = report.counts
     print(
         f"\n{name}: {report.setting}, {c['evaluated']} sketches against {c['gallery']} photos, {c['classes']} classes"
@@ -240,7 +235,7 @@ def _show(name: str, report: Report, folder: Path) -> None:
         print(f"note: {note}")
     print("\n" + report.table())
     for group, results in report.groups.items():
-        print(f"\n{group}\n{report.grid(results).markdown()}")
+        print(f"\n{group}\n{results_grid(results).markdown()}")
     for line in report.beside():
         print(line)
     if report.domain_gap is not None:

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from zsbir.cli._evaluation import DataOptions, WorkOptions, find_model, find_subject
-from zsbir.errors import ZsbirError
+from zsbir.cli._evaluation import find_model, find_subject
+from zsbir.cli._groups import DataOptions, WorkOptions, refuse
 
 
 def mapping(
@@ -42,7 +42,6 @@ def mapping(
         seed: Of the choice of images and the layout.
         work: How images are embedded.
     """
-    from zsbir.cli._evaluation import refuse
     from zsbir.cli._maps import map_settings, model_panels, near_by
     from zsbir.engine.logging import heard
     from zsbir.evaluation.embedding_map import check_layout, embedding_map
@@ -59,11 +58,8 @@ def mapping(
         refuse({"before": before, "root": root}, f"{run} holds embeddings, which have no start and need no images")
         subject = find_subject(run, part, None, work)
         settings = near_by(settings, subject.matcher)
-        queries, gallery, _ = check_embeddings(subject.queries, subject.gallery)
-        panels = [("embeddings", queries, gallery)]
+        panels = [("embeddings", *check_embeddings(subject.queries, subject.gallery))]
     else:
-        if not run.exists():
-            raise ZsbirError(f"{run} does not exist: give a run folder of `zsbir train`, or a folder of embeddings")
         model = find_model(run, part, DataOptions(root=root))
         settings = near_by(settings, model.method.matcher)
         panels = model_panels(model, settings, work, before)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from zsbir.cli._evaluation import DataOptions, WorkOptions, find_subject
+from zsbir.cli._evaluation import find_subject
+from zsbir.cli._groups import DataOptions, WorkOptions, matcher_spec
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
     from zsbir.cli._evaluation import Subject
     from zsbir.evaluation.overview import TopPhotos
+    from zsbir.evaluation.pictures import Opener
     from zsbir.types import Paths
 
 
@@ -51,11 +53,9 @@ def pictures(
         seed: Of the choice of random sketches.
         work: How images are embedded.
     """
-    from zsbir.cli._options import assignments
     from zsbir.evaluation.shown import draw_queries, find_queries
 
-    if set and matcher is None:
-        raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
+    spec = matcher_spec(matcher, set)
     if top < 1 or cell < 8 or (seed or 0) < 0 or (random is not None and random < 0):
         raise ZsbirError(
             f"a picture has at least 1 photo of 8 pixels, and of 0 or more random sketches with a seed of 0 or more: "
@@ -68,8 +68,6 @@ def pictures(
     count = (0 if query else 8) if random is None else random
     if seed is not None and not count:
         raise ZsbirError("--seed draws random sketches, and none are asked for: add --random N")
-    if not run.exists():
-        raise ZsbirError(f"{run} does not exist: give a run folder of `zsbir train`, or a folder of its embeddings")
     notes: dict[str, str] = {}
 
     def choose(paths: Paths) -> Sequence[int]:
@@ -78,13 +76,12 @@ def pictures(
         notes.update({paths[place]: "random" for place in drawn} | {paths[place]: "chosen" for place in named})
         return [*named, *drawn]
 
-    spec = None if matcher is None else {"name": matcher, **assignments(set, "--set")}
     subject = find_subject(run, part, spec, work, DataOptions(root=root), choose=choose)
     if subject.openers is None:
         raise ZsbirError(
             f"the images of {run} are not here: give a run, or embeddings and --root, their dataset's folder"
         )
-    draw(_found(subject, top, notes), subject, out, cell)
+    draw(_found(subject, top, notes), *subject.openers, out, cell)
 
 
 def _found(subject: Subject, top: int, notes: dict[str, str]) -> list[TopPhotos]:
@@ -101,19 +98,17 @@ def _found(subject: Subject, top: int, notes: dict[str, str]) -> list[TopPhotos]
     return [replace(row, note=notes.get(row.path, "")) for row in shown]
 
 
-def draw(rows: Sequence[TopPhotos], subject: Subject, out: Path, cell: int) -> None:
+def draw(rows: Sequence[TopPhotos], open_sketch: Opener, open_photo: Opener, out: Path, cell: int) -> None:
     """Write one picture a row and the sheet of all, and say where."""
     from zsbir.evaluation.pictures import top_k_picture
+    from zsbir.files import writing
 
-    assert subject.openers is not None
-    try:
+    with writing("pictures", out):
         out.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(rows, start=1):
             name = "".join(letter if letter.isalnum() else "-" for letter in row.label.lower()).strip("-")
             file = out / f"{number:03d}-{name}.png"
-            top_k_picture([row], *subject.openers, cell=cell).save(file)
+            top_k_picture([row], open_sketch, open_photo, cell=cell).save(file)
             print(f"{file}  {row.path}: {sum(row.correct)} of {len(row.correct)} right")
-        top_k_picture(rows, *subject.openers, cell=cell).save(out / "sheet.png")
-    except OSError as error:
-        raise ZsbirError(f"cannot write the pictures to {out}: {error.strerror or error}") from None
+        top_k_picture(rows, open_sketch, open_photo, cell=cell).save(out / "sheet.png")
     print(out / "sheet.png")

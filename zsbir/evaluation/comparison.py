@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.measure import PerQuery
 from zsbir.evaluation.protocols import Average
-from zsbir.evaluation.statistics import Comparison, compare
+from zsbir.evaluation.statistics import OVER, bootstrap, randomisation_p
 from zsbir.files import read_json, reading
 from zsbir.registry import close_matches
 from zsbir.types import Labels
@@ -70,7 +70,7 @@ def load_per_query(where: str | Path) -> SavedQueries:
                 protocol, metric = key.split("/", 1)
                 values.setdefault(protocol, {})[metric] = array
         labels, classes = arrays["labels"], tuple(map(str, about["classes"]))
-        paths = tuple(map(str, about["paths"])) or tuple(str(i) for i in arrays["query"].tolist())
+        paths = tuple(map(str, about["paths"])) or tuple(map(str, arrays["query"].tolist()))
         averages: dict[str, Average] = {protocol: about["averages"][protocol] for protocol in values}
         lengths = {len(labels), len(paths), *(len(array) for by in values.values() for array in by.values())}
         if (
@@ -83,29 +83,30 @@ def load_per_query(where: str | Path) -> SavedQueries:
 
 
 @dataclass(frozen=True)
-class RunComparison:
-    """What `compare_saved` found.
+class Comparison:
+    """Two systems on the same queries.
 
     Attributes:
-        comparison: Means, difference, intervals and p.
-        classes: By class, second less first.
+        first: Mean of the first.
+        second: Mean of the second.
+        difference: Second less first.
+        interval: 95 % bootstrap interval of the difference, over queries.
+        class_interval: Likewise over classes.
+        p: Two-sided p of the paired randomisation test.
+        classes: Mean difference by class.
         queries: How many queries both have.
         notes: What limits the comparison.
     """
 
-    comparison: Comparison
+    first: float
+    second: float
+    difference: float
+    interval: tuple[float, float]
+    class_interval: tuple[float, float]
+    p: float
     classes: dict[str, float]
     queries: int
     notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            **self.comparison.to_dict(),
-            "classes": self.classes,
-            "queries": self.queries,
-            "notes": list(self.notes),
-        }
 
 
 def compare_saved(
@@ -116,16 +117,12 @@ def compare_saved(
     permutations: int = 10_000,
     resamples: int = 1000,
     seed: int = 0,
-) -> RunComparison:
+) -> Comparison:
     """Compare two saved evaluations query by query; queries are matched by class and file.
 
     Raises:
         ZsbirError: For settings out of range, or if a side lacks the protocol or metric, or no query is in both.
     """
-    if permutations < 1 or seed < 0:
-        raise ZsbirError(
-            f"the test needs 1 or more permutations and a seed of 0 or more, not {permutations} and {seed}"
-        )
     for side in (first, second):
         if protocol not in side.values:
             raise ZsbirError(
@@ -136,26 +133,36 @@ def compare_saved(
             raise ZsbirError(
                 f"{protocol!r} has no {metric!r} in both runs. {close_matches(metric, list(side.values[protocol]))}"
             )
-    keys = [_keys(first), _keys(second)]
-    where = {key: i for i, key in enumerate(keys[1])}
-    pairs = [(i, where[key]) for i, key in enumerate(keys[0]) if key in where]
-    if not pairs:
+    places = [
+        {(side.classes[label], path): i for i, (label, path) in enumerate(zip(side.labels, side.paths, strict=True))}
+        for side in (first, second)
+    ]
+    common = [key for key in places[0] if key in places[1]]
+    if not common:
         raise ZsbirError("the two runs have no query in common: they were evaluated on different data")
-    left, right = (np.array(side) for side in zip(*pairs, strict=True))
-    labels = first.labels[left]
+    left, right = ([place[key] for key in common] for place in places)
     values = first.values[protocol][metric][left], second.values[protocol][metric][right]
-    found = compare(*values, labels, first.averages[protocol], permutations, resamples, seed)
-    gains = {first.classes[c]: float((values[1] - values[0])[labels == c].mean()) for c in np.unique(labels)}
+    labels, average, difference = first.labels[left], first.averages[protocol], values[1] - values[0]
+    present, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights = 1 / (len(counts) * counts[inverse]) if average == "class" else np.full(len(labels), 1 / len(labels))
+    means = [float(weights @ side) for side in (*values, difference)]
+    drawn = [bootstrap({"": difference}, labels, average, over, resamples, seed=seed)[""] for over in OVER]
     notes = []
-    if len(pairs) < max(len(keys[0]), len(keys[1])):
-        notes.append(f"only {len(pairs)} queries are in both runs, which have {len(keys[0])} and {len(keys[1])}")
+    if len(common) < max(map(len, places)):
+        notes.append(f"only {len(common)} queries are in both runs, which have {len(places[0])} and {len(places[1])}")
     if first.setting != second.setting:
         notes.append(f"the settings differ: {first.setting} and {second.setting}")
-    return RunComparison(found, gains, len(pairs), tuple(notes))
-
-
-def _keys(side: SavedQueries) -> list[tuple[str, str]]:
-    return [(side.classes[label], path) for label, path in zip(side.labels.tolist(), side.paths, strict=True)]
+    return Comparison(
+        first=means[0],
+        second=means[1],
+        difference=means[2],
+        interval=drawn[0],
+        class_interval=drawn[1],
+        p=randomisation_p(difference, weights, permutations, seed),
+        classes={first.classes[c]: float(difference[labels == c].mean()) for c in present},
+        queries=len(common),
+        notes=tuple(notes),
+    )
 
 
 def summarise(results: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -175,10 +182,11 @@ def summarise(results: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[
     shape = [{protocol: list(metrics) for protocol, metrics in run.items()} for run in results]
     if any(other != shape[0] for other in shape[1:]):
         raise ZsbirError("the runs were evaluated under different protocols or cut-offs")
-    out: dict[str, dict[str, dict[str, Any]]] = {}
-    for protocol, metrics in shape[0].items():
-        for metric in metrics:
-            values = [run[protocol][metric] for run in results]
-            spread = float(np.std(values, ddof=1))
-            out.setdefault(protocol, {})[metric] = {"mean": float(np.mean(values)), "sd": spread, "values": values}
-    return out
+
+    def summed(values: list[float]) -> dict[str, Any]:
+        return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "values": values}
+
+    return {
+        protocol: {metric: summed([run[protocol][metric] for run in results]) for metric in metrics}
+        for protocol, metrics in shape[0].items()
+    }

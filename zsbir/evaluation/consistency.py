@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from zsbir.arguments import Count, checked
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.protocols import PROTOCOLS, Protocol
 
@@ -46,7 +47,8 @@ def consistent(mean_ap: float, mean_precision: float, tolerance: float = 5e-4) -
     return mean_ap <= mean_precision + tolerance
 
 
-def explain(mean_ap: float, mean_precision: float, k: int, tolerance: float = 5e-4) -> list[Explanation]:
+@checked("explanation")
+def explain(mean_ap: float, mean_precision: float, k: Count, tolerance: float = 5e-4) -> list[Explanation]:
     """Say of every protocol whether it can have produced mAP@k = `mean_ap` with P@k = `mean_precision`.
 
     Args:
@@ -64,8 +66,6 @@ def explain(mean_ap: float, mean_precision: float, k: int, tolerance: float = 5e
     for name, value in (("mAP", mean_ap), ("P", mean_precision)):
         if not 0 <= value <= 1:
             raise ZsbirError(f"{name}@k = {value} is not in [0, 1]: divide percentages by 100")
-    if k < 1:
-        raise ZsbirError(f"k must be at least 1, not {k}")
     return [_explain(PROTOCOLS.build(name), mean_ap, mean_precision, k, tolerance) for name in PROTOCOLS.names()]
 
 
@@ -75,65 +75,53 @@ def _explain(protocol: Protocol, mean_ap: float, mean_precision: float, k: int, 
     low, high = _range(_points(protocol, k, k), mean_precision, tolerance)
     if low - tolerance <= mean_ap <= high + tolerance:
         return Explanation(protocol.name, "possible", low, high)
-    small = [_points(protocol, relevant, k) for relevant in _relevant_counts(k)]
-    wide_low, wide_high = _range(np.concatenate(small), mean_precision, tolerance)
+    # All numbers of relevant photos for a small k, else some thirty of 1 ... k.
+    few = sorted({max(1, round(x)) for x in np.linspace(1, k, min(k, 30))})
+    wide_low, wide_high = _range(np.concatenate([_points(protocol, r, k) for r in few]), mean_precision, tolerance)
     fits = wide_low - tolerance <= mean_ap <= wide_high + tolerance
     return Explanation(protocol.name, "only with small classes" if fits else "impossible", low, high)
 
 
-def _relevant_counts(k: int) -> list[int]:
-    """Return the numbers of relevant photos to try: all for a small k, else some thirty of 1 ... k."""
-    return sorted({max(1, round(x)) for x in np.linspace(1, k, min(k, 30))})
-
-
 def _points(protocol: Protocol, relevant: int, k: int) -> npt.NDArray[np.float64]:
     """Return (n, 2): P@k and AP@k of the extreme rankings with R = `relevant` (R = k stands for any R >= k)."""
-    most = min(relevant, k)
     points: list[tuple[float, float]] = []
-    for count in range(most + 1):
+    shortened = protocol.precision_at == "top min(k, R)"
+    for count in range(relevant + 1):
         for first in (True, False):
             place = np.arange(1, count + 1) if first else np.arange(k - count + 1, k + 1)
-            if protocol.precision_at == "top min(k, R)" and most < k:
+            if shortened and relevant < k:
                 # Only the first R photos decide P@k here; those behind them add to AP alone.
-                behind = np.arange(most + 1, min(2 * most - count, k) + 1)
-                place = np.r_[place, behind] if first else np.arange(most - count + 1, most + 1)
+                behind = np.arange(relevant + 1, min(2 * relevant - count, k) + 1)
+                place = np.r_[place, behind] if first else np.arange(relevant - count + 1, relevant + 1)
             found = len(place)
-            precision = np.arange(1, found + 1) / place
+            gain = np.arange(1, found + 1) / place
             if protocol.ap == "voc":
-                precision = np.maximum.accumulate(precision[::-1])[::-1]
-            below = found if protocol.ap_at == "hits" else most
-            ap = float(precision.sum() / below) if found else 0.0
-            points.append((_precision(protocol, place, found, most, k), ap))
+                gain = np.maximum.accumulate(gain[::-1])[::-1]
+            ap = float(gain.sum() / (found if protocol.ap_at == "hits" else relevant)) if found else 0.0
+            hits = int((place <= relevant).sum()) if shortened else found
+            points.append((hits / (k if protocol.precision_at in ("k", "min(k, G)") else relevant), ap))
     return np.array(points)
-
-
-def _precision(protocol: Protocol, place: npt.NDArray[np.int64], found: int, most: int, k: int) -> float:
-    if protocol.precision_at == "top min(k, R)":
-        return float((place <= most).sum() / most)
-    return found / (most if protocol.precision_at == "min(k, R)" else k)
 
 
 def _range(points: npt.NDArray[np.float64], at: float, tolerance: float) -> tuple[float, float]:
     """Return the lowest and highest second coordinate of the convex hull of `points` at a first one near `at`."""
-    lows, highs = [], []
-    for x in (max(0.0, at - tolerance), at, min(1.0, at + tolerance)):
-        lows.append(_edge(points, x, upper=False))
-        highs.append(_edge(points, x, upper=True))
-    return min(lows), max(highs)
+    near = [max(0.0, at - tolerance), at, min(1.0, at + tolerance)]
+    return min(_edge(points, near, 1.0)), max(_edge(points, near, -1.0))
 
 
-def _edge(points: npt.NDArray[np.float64], x: float, upper: bool) -> float:
-    sign = -1.0 if upper else 1.0
+def _edge(points: npt.NDArray[np.float64], at: list[float], sign: float) -> list[float]:
+    """Return the second coordinates of the hull's lower edge (of the upper one, if `sign` is −1) at first ones."""
     order = np.lexsort((sign * points[:, 1], points[:, 0]))
     hull: list[tuple[float, float]] = []
-    for px, py in ((float(p), sign * float(q)) for p, q in points[order]):
-        if hull and hull[-1][0] == px:
+    for x, y in ((float(p), sign * float(q)) for p, q in points[order]):
+        if hull and hull[-1][0] == x:
             continue  # the lower of two with one x came first
-        while len(hull) > 1 and _turn(hull[-2], hull[-1], (px, py)) <= 0:
+        while len(hull) > 1 and _turn(hull[-2], hull[-1], (x, y)) <= 0:
             hull.pop()
-        hull.append((px, py))
+        hull.append((x, y))
     xs, ys = zip(*hull, strict=True)
-    return sign * float(np.interp(x, xs, ys))
+    found: list[float] = (sign * np.interp(at, xs, ys)).tolist()
+    return found
 
 
 def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from zsbir.types import Embeddings, Paths
+from zsbir.types import Embeddings
 
 T = TypeVar("T")
 
@@ -66,15 +65,5 @@ def own_share(count: int) -> npt.NDArray[np.bool_]:
 
 
 def gather_embeddings(part: Embeddings) -> Embeddings:
-    """Join the embeddings of all processes, those of the first first; without a process group `part` itself."""
-    if shard()[1] == 1:
-        return part
-    full = [p for p in gathered([part]) if len(p)]
-    tokens = [p.tokens for p in full if p.tokens is not None]
-    return replace(
-        part,
-        vectors=torch.cat([p.vectors for p in full]),
-        labels=np.concatenate([p.labels for p in full]),
-        paths=Paths(path for p in full for path in p.paths),
-        tokens=torch.cat(tokens) if tokens else None,
-    )
+    """Join the embeddings of all processes, those of the first first."""
+    return Embeddings.join([some for some in gathered([part]) if len(some)] or [part])

@@ -6,8 +6,7 @@ how far apart their means are. Methods that align domains (gradient reversal, ce
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,10 +39,6 @@ class DomainGap:
     sketches: int
     photos: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
     def describe(self) -> str:
         """Return one line for reports."""
         return (
@@ -66,9 +61,6 @@ def domain_gap(sketches: Tensor, photos: Tensor, folds: int = 5, most: int = 200
         most: Embeddings used of each domain; more are subsampled.
         seed: Seed of the subsample and of the folds.
 
-    Returns:
-        The gap.
-
     Raises:
         ZsbirError: If a domain has too few embeddings or the widths differ.
 
@@ -82,7 +74,9 @@ def domain_gap(sketches: Tensor, photos: Tensor, folds: int = 5, most: int = 200
     if folds < 2 or least < folds:
         raise ZsbirError(f"the domain gap needs at least {max(folds, 2)} embeddings of each domain; there are {least}")
     generator = torch.Generator().manual_seed(seed)
-    sides = [_some(side, most, generator) for side in (sketches, photos)]
+    # Shuffled, so that every fold has all classes.
+    chosen = [torch.randperm(len(side), generator=generator)[:most] for side in (sketches, photos)]
+    sides = [side[rows.to(side.device)].double() for side, rows in zip((sketches, photos), chosen, strict=True)]
     accuracies = torch.stack([_accuracy(sides, fold, folds) for fold in range(folds)])
     means = [side.mean(dim=0) for side in sides]
     spread = torch.cat([(side - mean).square().sum(dim=1) for side, mean in zip(sides, means, strict=True)])
@@ -103,12 +97,6 @@ def gap_of(sketches: Embeddings, photos: Embeddings, seed: int = 0) -> DomainGap
     return domain_gap(sketches.vectors.cpu(), photos.vectors.cpu(), folds, seed=seed) if folds >= 2 else None
 
 
-def _some(vectors: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    # Shuffled, so that every fold has all classes.
-    chosen = torch.randperm(len(vectors), generator=generator)[:most]
-    return vectors[chosen.to(vectors.device)].double()
-
-
 def _accuracy(sides: list[Tensor], fold: int, folds: int) -> Tensor:
     """Return the balanced accuracy on one fold of a classifier fitted on the others."""
     test = [side[fold::folds] for side in sides]
@@ -118,8 +106,7 @@ def _accuracy(sides: list[Tensor], fold: int, folds: int) -> Tensor:
     train = torch.cat(rows)
     centre = weight @ train
     scale = (weight @ (train - centre).square()).sqrt().clamp(min=1e-12)
-    scaled = (train - centre) / scale
-    direction = _ridge(scaled, target, weight)
+    direction = _ridge((train - centre) / scale, target, weight)
     sketch, photo = (((side - centre) / scale) @ direction for side in test)
     # A score of 0 (embeddings that are all alike) is a guess.
     right = [(sketch < 0).double() + 0.5 * (sketch == 0), (photo > 0).double() + 0.5 * (photo == 0)]
@@ -130,9 +117,7 @@ def _ridge(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     """Return the (D,) solution of Σ weight·(x·w − y)² + RIDGE·‖w‖², in the smaller of its two forms."""
     root = weight.sqrt()
     x, y = x * root[:, None], y * root
-    n, d = x.shape
-    penalty = RIDGE * torch.eye(min(n, d), dtype=x.dtype, device=x.device)
-    solution: Tensor = (
-        torch.linalg.solve(x.T @ x + penalty, x.T @ y) if d <= n else x.T @ torch.linalg.solve(x @ x.T + penalty, y)
-    )
-    return solution
+    wide = x.shape[1] > len(x)
+    square = x @ x.T if wide else x.T @ x
+    solved: Tensor = torch.linalg.solve(square + RIDGE * torch.eye(len(square)).to(x), y if wide else x.T @ y)
+    return x.T @ solved if wide else solved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zsbir.arguments import Natural, checked
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.plots import new_figure
-from zsbir.evaluation.scoring import take
 from zsbir.registry import close_matches
 from zsbir.types import Embeddings, Labels
 
@@ -26,6 +26,7 @@ MOST_CLASSES = 20
 """So many colours can be told apart."""
 
 
+@checked("map")
 @dataclass(frozen=True)
 class MapSettings:
     """What a map shows, and how.
@@ -42,11 +43,9 @@ class MapSettings:
     most: int = 400
     layout: Layout = "tsne"
     cosine: bool = True
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ZsbirError(f"a seed must be 0 or more, not {self.seed}")
         count = self.classes if isinstance(self.classes, int) else len(self.classes)
         if not 1 <= count <= MOST_CLASSES or self.most < 3:
             raise ZsbirError(
@@ -92,22 +91,20 @@ def embedding_map(panels: Sequence[tuple[str, Embeddings, Embeddings]], settings
     check_layout(settings.layout)
     figure = new_figure(5.2 * len(panels) + 1.9, 5.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = panels[0][1].classes
+    colours = dict(zip(settings.chosen_classes(names), _palette(), strict=False))
     for axes, (title, *sides) in zip(spots, panels, strict=True):
-        names = sides[0].classes
-        shown = [take(side, settings.chosen_rows(side.labels, names)) for side in sides]
+        shown = [side.take(settings.chosen_rows(side.labels, names)) for side in sides]
         places = lay_out(torch.cat([side.vectors.float().cpu() for side in shown]), settings)
-        colour = {label: number for number, label in enumerate(settings.chosen_classes(names))}
-        cut = len(shown[0])
-        for side, place, marker in zip(shown, (places[:cut], places[cut:]), ("x", "o"), strict=True):
-            style: dict[str, Any] = {"s": 26, "linewidths": 1.3} if marker == "x" else {"s": 20, "linewidths": 0}
-            colours = [_palette(len(colour))[colour[int(label)]] for label in side.labels]
-            axes.scatter(place[:, 0], place[:, 1], c=colours, marker=marker, alpha=0.8, **style)
+        parts = np.split(places, [len(shown[0])])
+        for side, place, (marker, size, width) in zip(shown, parts, (("x", 26, 1.3), ("o", 20, 0)), strict=True):
+            each = [colours[label] for label in side.labels.tolist()]
+            axes.scatter(*place.T, c=each, marker=marker, alpha=0.8, s=size, linewidths=width)
         gap = gap_of(shown[0], shown[1], settings.seed)
         told = "" if gap is None else f"\nsketch told from photo: {gap.accuracy:.2f} (chance 0.50)"
         axes.set_title(f"{title}{told}", fontsize=10)
         axes.set(xticks=[], yticks=[])
-    names = panels[0][1].classes
-    _legend(figure, [names[place] for place in settings.chosen_classes(names)], settings)
+    _legend(figure, {names[place]: colour for place, colour in colours.items()}, settings)
     return figure
 
 
@@ -130,35 +127,31 @@ def lay_out(vectors: Tensor, settings: MapSettings) -> npt.NDArray[np.float32]:
     x = (u * s)[:, :50]
     start = torch.nn.functional.pad(x[:, :2], (0, max(0, 2 - x.shape[1])))
     start = start / start.std(dim=0).amax().clamp(min=1e-12)
-    places: npt.NDArray[np.float32]
-    if settings.layout == "pca":
-        return start.numpy().astype(np.float32)
-    from sklearn.manifold import TSNE
+    places: npt.NDArray[np.float32] = start.numpy().astype(np.float32)
+    if settings.layout == "tsne":
+        from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (n - 1) / 3)
-    places = TSNE(perplexity=perplexity, init=1e-4 * start.numpy(), random_state=settings.seed).fit_transform(x.numpy())
+        perplexity, first = min(30.0, (n - 1) / 3), 1e-4 * start.numpy()
+        places = TSNE(perplexity=perplexity, init=first, random_state=settings.seed).fit_transform(x.numpy())
     return places
 
 
 def check_layout(layout: str) -> None:
-    """Raise ZsbirError if the layout is unknown or its package is not installed."""
+    """Raise ZsbirError if the layout's package is not installed."""
     from importlib.util import find_spec
 
-    if layout not in ("tsne", "pca"):
-        raise ZsbirError(f"there is no layout {layout!r} of a map; known: tsne, pca")
     if layout == "tsne" and find_spec("sklearn") is None:
         raise ZsbirError("a t-SNE map needs scikit-learn: pip install 'zsbir[report]', or choose the layout 'pca'")
 
 
-def _palette(count: int) -> list[Any]:
+def _palette() -> list[Any]:
     from matplotlib import colormaps
 
     # The ten strong colours first, then their light companions.
-    pairs = [colormaps["tab20"](number) for number in range(MOST_CLASSES)]
-    return (pairs[::2] + pairs[1::2])[:count]
+    return [colormaps["tab20"](number) for number in (*range(0, MOST_CLASSES, 2), *range(1, MOST_CLASSES, 2))]
 
 
-def _legend(figure: Figure, names: Sequence[str], settings: MapSettings) -> None:
+def _legend(figure: Figure, colours: Mapping[str, Any], settings: MapSettings) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -166,7 +159,7 @@ def _legend(figure: Figure, names: Sequence[str], settings: MapSettings) -> None
         Line2D([], [], color="black", marker="o", linestyle="", label="photo"),
         Line2D([], [], color="none", label=""),
     ]
-    for name, colour in zip(names, _palette(len(names)), strict=True):
+    for name, colour in colours.items():
         short = name if len(name) <= 22 else f"{name[:20]}..."
         handles.append(Line2D([], [], color=colour, marker="s", linestyle="", label=short))
     title = {"tsne": "t-SNE", "pca": "PCA"}[settings.layout]

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, reading
-from zsbir.types import Domain, Embeddings, Labels, Paths
+from zsbir.types import Domain, Embeddings, Paths
 
 SCHEMA = "zsbir-embeddings-1"
+_ENDS = (".safetensors", ".npz", ".npy")
 _SIDES: tuple[tuple[str, str, Domain], ...] = (("queries", "query", "sketch"), ("gallery", "gallery", "photo"))
 
 
@@ -37,13 +38,9 @@ def save_embeddings(embeddings: Embeddings, file: str | Path) -> Path:
     """
     path = Path(file).with_suffix(".safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "vectors": embeddings.vectors.detach().cpu().contiguous(),
-        "labels": torch.from_numpy(np.ascontiguousarray(embeddings.labels, dtype=np.int64)),
-    }
-    if embeddings.tokens is not None:
-        tensors["tokens"] = embeddings.tokens.detach().cpu().contiguous()
-    save_file(tensors, path)
+    labels = torch.from_numpy(np.ascontiguousarray(embeddings.labels, dtype=np.int64))
+    tensors = {"vectors": embeddings.vectors, "labels": labels, "tokens": embeddings.tokens}
+    save_file({name: held.detach().cpu().contiguous() for name, held in tensors.items() if held is not None}, path)
     about = {
         "schema": SCHEMA,
         "domain": embeddings.domain,
@@ -80,20 +77,17 @@ def load_embeddings(file: str | Path, domain: Domain = "photo") -> Embeddings:
     if path.suffix == ".safetensors":
         return _load_own(path)
     if path.suffix == ".npz":
-        arrays = _load_npz(path)
-        return _foreign(path, arrays, {"vectors": "vectors", "labels": "labels"}, domain)
-    if path.suffix == ".npy":
-        labels = path.with_name(f"{path.stem}_labels.npy")
-        names = path.with_name(f"{path.stem}_labels.txt")
-        if labels.is_file():
-            given = _load_npy(labels)
-        elif names.is_file():
-            given = np.array(names.read_text(encoding="utf-8").splitlines())
-        else:
-            raise ZsbirError(f"{path} needs its labels beside it, in {labels.name} or {names.name} (one a line)")
-        arrays = {"vectors": _load_npy(path), "labels": given}
-        return _foreign(path, arrays, {"vectors": "vectors", "labels": "labels"}, domain)
-    raise ZsbirError(f"{path} is no embeddings file: expected .safetensors, .npz or .npy")
+        return _foreign(path, _load(path), domain)
+    if path.suffix != ".npy":
+        raise ZsbirError(f"{path} is no embeddings file: expected {', '.join(_ENDS[:-1])} or {_ENDS[-1]}")
+    labels, names = (path.with_name(f"{path.stem}_labels{end}") for end in (".npy", ".txt"))
+    if labels.is_file():
+        given = _load(labels)
+    elif names.is_file():
+        given = np.array(names.read_text(encoding="utf-8").splitlines())
+    else:
+        raise ZsbirError(f"{path} needs its labels beside it, in {labels.name} or {names.name} (one a line)")
+    return _foreign(path, {"vectors": _load(path), "labels": given}, domain)
 
 
 def load_pair(where: str | Path) -> tuple[Embeddings, Embeddings]:
@@ -103,101 +97,70 @@ def load_pair(where: str | Path) -> tuple[Embeddings, Embeddings]:
         ZsbirError: If one side is missing or cannot be read.
     """
     path = Path(where)
-    if path.is_file():
-        arrays = _load_npz(path)
-        sides = [
-            _foreign(
-                path,
-                arrays,
-                {"vectors": many, "labels": f"{one}_labels", "paths": f"{one}_paths", "classes": "classes"},
-                domain,
-            )
-            for many, one, domain in _SIDES
-        ]
-        return sides[0], sides[1]
     found = []
-    for name, _, domain in _SIDES:
-        files = [path / f"{name}{end}" for end in (".safetensors", ".npz", ".npy")]
-        there = [file for file in files if file.is_file()]
-        if not there:
-            raise ZsbirError(f"{path} holds no {name}.safetensors, {name}.npz or {name}.npy")
-        found.append(load_embeddings(there[0], domain))
+    for many, one, domain in _SIDES:
+        if path.is_file():
+            found.append(_foreign(path, _load(path), domain, many, f"{one}_labels", f"{one}_paths"))
+            continue
+        file = next((path / f"{many}{end}" for end in _ENDS if (path / f"{many}{end}").is_file()), None)
+        if file is None:
+            raise ZsbirError(f"{path} holds no {many}.safetensors, {many}.npz or {many}.npy")
+        found.append(load_embeddings(file, domain))
     return found[0], found[1]
 
 
 def is_pair(where: str | Path) -> bool:
     """Return whether `load_pair` can be expected to read `where`."""
     path = Path(where)
-    if path.is_file():
-        return path.suffix == ".npz"
-    return any((path / f"queries{end}").is_file() for end in (".safetensors", ".npz", ".npy"))
+    return path.suffix == ".npz" if path.is_file() else any((path / f"queries{end}").is_file() for end in _ENDS)
 
 
 def _load_own(path: Path) -> Embeddings:
-    about_file = path.with_suffix(".json")
     with reading("embeddings", path):
-        return _from_files(path, load_file(path), read_json(about_file))
+        tensors, about = load_file(path), read_json(path.with_suffix(".json"))
+        if about.get("schema") != SCHEMA or not {"vectors", "labels"} <= tensors.keys():
+            raise ZsbirError(f"{path} holds no embeddings of zsbir ({path.stem}.json has no schema {SCHEMA})")
+        vectors, labels = tensors["vectors"], tensors["labels"].numpy()
+        if len(labels) != len(vectors):
+            raise ZsbirError(f"{path} has {len(vectors)} vectors but {len(labels)} labels")
+        classes, paths = tuple(about["classes"]), Paths(about["paths"])
+        return Embeddings(vectors, labels, classes, paths, about["domain"], tensors.get("tokens"), about["meta"])
 
 
-def _from_files(path: Path, tensors: Mapping[str, torch.Tensor], about: Any) -> Embeddings:
-    about_file = path.with_suffix(".json")
-    if about.get("schema") != SCHEMA or not {"vectors", "labels"} <= tensors.keys():
-        raise ZsbirError(f"{path} holds no embeddings of zsbir ({about_file.name} has no schema {SCHEMA})")
-    labels = tensors["labels"].numpy()
-    if not len(labels) == len(tensors["vectors"]):
-        raise ZsbirError(f"{path} has {len(tensors['vectors'])} vectors but {len(labels)} labels")
-    return Embeddings(
-        tensors["vectors"],
-        labels,
-        tuple(about["classes"]),
-        Paths(about["paths"]),
-        about["domain"],
-        tensors.get("tokens"),
-        about["meta"],
-    )
+def _load(path: Path) -> Any:
+    """Return the array of an .npy file, or those of an .npz file by name."""
+    with reading("plain arrays (pickled objects are refused) in", path):
+        held = np.load(path)
+        return {name: held[name] for name in held.files} if path.suffix == ".npz" else np.asarray(held)
 
 
-def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    try:
-        with np.load(path) as data:
-            return {name: data[name] for name in data.files}
-    except (ValueError, OSError) as error:
-        raise ZsbirError(f"{path} cannot be read as plain arrays (pickled objects are refused): {error}") from None
-
-
-def _load_npy(path: Path) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(np.load(path))
-    except (ValueError, OSError) as error:
-        raise ZsbirError(f"{path} cannot be read as a plain array (pickled objects are refused): {error}") from None
-
-
-def _foreign(path: Path, arrays: Mapping[str, npt.NDArray[Any]], keys: Mapping[str, str], domain: Domain) -> Embeddings:
-    for need in ("vectors", "labels"):
-        if keys[need] not in arrays:
-            raise ZsbirError(f"{path} has no array {keys[need]!r}; it has {', '.join(arrays) or 'none'}")
-    vectors, given = arrays[keys["vectors"]], arrays[keys["labels"]]
-    if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise ZsbirError(f"{path}: {keys['vectors']!r} must be (n, D) floats, not {vectors.dtype} {vectors.shape}")
-    if given.shape != (len(vectors),) or given.dtype.kind not in "iuU":
+def _foreign(
+    path: Path,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    domain: Domain,
+    vectors: str = "vectors",
+    labels: str = "labels",
+    paths: str = "paths",
+) -> Embeddings:
+    """Return embeddings from arrays under these names."""
+    for need in (vectors, labels):
+        if need not in arrays:
+            raise ZsbirError(f"{path} has no array {need!r}; it has {', '.join(arrays) or 'none'}")
+    rows, given = arrays[vectors], arrays[labels]
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        raise ZsbirError(f"{path}: {vectors!r} must be (n, D) floats, not {rows.dtype} {rows.shape}")
+    if given.shape != (len(rows),) or given.dtype.kind not in "iuU":
         raise ZsbirError(
-            f"{path}: {keys['labels']!r} must be {len(vectors)} whole numbers or names, not {given.dtype} {given.shape}"
+            f"{path}: {labels!r} must be {len(rows)} whole numbers or names, not {given.dtype} {given.shape}"
         )
-    classes, labels = _named(given, arrays.get(keys.get("classes", "classes")))
-    paths = arrays.get(keys.get("paths", "paths"))
+    classes = arrays.get("classes", np.array([]))
+    if given.dtype.kind == "U":
+        classes, given = np.unique(given, return_inverse=True)
     return Embeddings(
-        torch.from_numpy(np.ascontiguousarray(vectors)),
-        labels,
-        classes,
-        Paths(() if paths is None else (str(p) for p in paths)),
+        torch.from_numpy(np.ascontiguousarray(rows)),
+        given.astype(np.int64),
+        tuple(map(str, classes)),
+        Paths(map(str, arrays.get(paths, ()))),
         domain,
         meta={"source": path.name},
     )
-
-
-def _named(given: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> tuple[tuple[str, ...], Labels]:
-    if given.dtype.kind == "U":
-        names, labels = np.unique(given, return_inverse=True)
-        return tuple(str(n) for n in names), labels.astype(np.int64)
-    labels = given.astype(np.int64)
-    return (() if classes is None else tuple(str(c) for c in classes)), labels

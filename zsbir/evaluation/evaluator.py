@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from zsbir.arguments import Natural, checked
-from zsbir.evaluation import metrics as functions
+from zsbir.arguments import Count, Natural, checked
+from zsbir.errors import ZsbirError
 from zsbir.evaluation.domain_gap import gap_of
-from zsbir.evaluation.inputs import check_classes, check_embeddings
+from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.measure import PerQuery, Protocols, Request, averages, measure
+from zsbir.evaluation.metrics import LEVELS, chance
 from zsbir.evaluation.overview import Overview
 from zsbir.evaluation.protocols import Protocol
 from zsbir.evaluation.report import Report
 from zsbir.evaluation.scoring import fitted_scores
-from zsbir.evaluation.shown import Shown
-from zsbir.evaluation.statistics import bootstrap
+from zsbir.evaluation.shown import Chosen, best_median_worst, draw_queries, find_queries
+from zsbir.evaluation.statistics import OVER, bootstrap
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
 from zsbir.types import Embeddings, Labels
@@ -63,25 +64,23 @@ class Evaluator:
         ks: Sequence[int] | int = (100, 200),
         resamples: Natural = 1000,
         examples: Natural = 3,
-        top: Natural = 10,
+        top: Count = 10,
         seed: Natural = 0,
         random: Natural = 0,
         queries: Sequence[str] = (),
         progress: bool = False,
     ) -> None:
-        self.request = Request(protocol, ks, metrics, functions.ideal_levels())
+        self.request = Request(protocol, ks, metrics, LEVELS)
         self.matcher: Matcher = MATCHERS.build(matcher)
-        self.resamples = resamples
-        self.shown = Shown(examples, random, tuple(queries), top)
-        self.seed = seed
-        self.progress = progress
+        self.resamples, self.seed, self.progress = resamples, seed, progress
+        self.examples, self.random, self.queries, self.top = examples, random, tuple(queries), top
 
     def like(self, matcher: str | Mapping[str, Any] | Matcher, show: bool = True) -> Evaluator:
         """Return the same evaluator with another matcher; it shows no queries if `show` is not set."""
         other = copy.copy(self)
         other.matcher = MATCHERS.build(matcher)
         if not show:
-            other.shown = Shown(examples=0)
+            other.examples, other.random, other.queries = 0, 0, ()
         return other
 
     def evaluate(
@@ -106,51 +105,69 @@ class Evaluator:
             ZsbirError: For an empty side, widths that differ, NaN or infinite values (with their files), unknown
                 labels, photos of one class only, or no query with a relevant photo.
         """
-        left, right, _ = check_embeddings(queries, gallery)
-        check_classes(right.labels)
-        tried = [(matcher, *self._measured(matcher, left, right)) for matcher in self.matcher.variants()]
-        means = {matcher.describe(): averages(found, self.request.protocols) for matcher, found, _ in tried}
-        groups, said = {}, []
+        left, right = check_embeddings(queries, gallery)
+        if (right.labels == right.labels[0]).all():
+            raise ZsbirError("all photos are of one class, so every ranking is perfect: evaluate at least two classes")
+        protocols = self.request.protocols
+        tried = [(matcher, *self.measure(matcher, left, right)) for matcher in self.matcher.variants()]
+        means = {matcher.describe(): averages(found, protocols) for matcher, found, _ in tried}
+        best, said = 0, []
         if len(tried) > 1:
-            first = self.request.protocols[0].name
+            first = protocols[0].name
             metric = next(iter(next(iter(means.values()))[first]))
             values = [results[first][metric] for results in means.values()]
-            groups = means
+            best = int(np.argmax(values))
             said = [f"{ORACLE}: the best {metric} ({first}) of {len(means)} matchers; from {min(values):.4f}"]
-            tried = [tried[int(np.argmax(values))]]
-        matcher, found, overview = tried[0]
+        matcher, found, overview = tried[best]
         if matcher.transductive:
             said.append("transductive: the matcher is fitted on the gallery")
-        report = self.report(found, self.request.protocols, left, right, [*notes, *said, *_half(queries, gallery)])
+        half = [str(x.vectors.dtype)[6:] for x in (queries, gallery) if x.vectors.dtype in (torch.half, torch.bfloat16)]
+        said += [f"the embeddings are stored in {kind}" for kind in half[:1]]
         assert found.curve is not None
         return replace(
-            report,
+            self.report(found, protocols, left, right, [*notes, *said]),
             setting=setting,
             matcher=matcher.describe(),
-            chance=_chance(right.labels, found, self.request.protocols),
+            chance=_chance(right.labels, found, protocols),
             curve={"recall": list(self.request.levels), "precision": found.curve.mean(axis=0).tolist()},
             confusion=overview.confusion(),
             histogram=overview.histogram(),
             top=overview.top_photos(self.choose(found, left)),
-            groups=groups,
+            groups=means if len(tried) > 1 else {},
         )
 
-    def _measured(self, matcher: Matcher, queries: Embeddings, gallery: Embeddings) -> tuple[PerQuery, Overview]:
-        # Vectors stay where the gallery is: queries go there chunk by chunk.
-        overview = Overview(queries, gallery, self.shown.top, self.seed)
-        kind = gallery.vectors
+    def measure(
+        self,
+        matcher: Matcher,
+        queries: Embeddings,
+        gallery: Embeddings,
+        request: Request | None = None,
+        labels: tuple[Labels, Labels] | None = None,
+    ) -> tuple[PerQuery, Overview]:
+        """Return the metrics of each query and what else the scores show; `labels` say what is relevant to what."""
+        overview = Overview(queries, gallery, self.top, self.seed)
         scores = fitted_scores(matcher, queries, gallery)
-        labels = queries.labels, gallery.labels
+        # Vectors stay where the gallery is: queries go there chunk by chunk.
         found = measure(
-            scores, *labels, self.request, kind.device, kind.dtype.itemsize, overview, share=True,
-            progress=self.progress,
+            scores, *(labels or (queries.labels, gallery.labels)), request or self.request, gallery.vectors, overview,
+            share=True, progress=self.progress,
         )  # fmt: skip
         return found, overview
 
-    def choose(self, found: PerQuery, queries: Embeddings) -> list[tuple[int, str, float | None]]:
-        """Return which queries to show, by the first metric of the first protocol."""
+    def choose(self, found: PerQuery, queries: Embeddings) -> list[Chosen]:
+        """Return which queries to show, none twice: by the first metric of the first protocol, by name, by chance.
+
+        Raises:
+            ZsbirError: If a file that is asked for is none of the queries.
+        """
         values = next(iter(next(iter(found.values.values())).values()))
-        return self.shown.choose(values, found.query, queries.paths, len(queries), self.seed)
+        chosen = best_median_worst(values, found.query, self.examples) if self.examples else []
+        known = dict(zip(found.query.tolist(), values.tolist(), strict=True))
+        taken = [query for query, _, _ in chosen]
+        named = [query for query in dict.fromkeys(find_queries(queries.paths, self.queries)) if query not in taken]
+        drawn = draw_queries(len(queries), self.random, self.seed, {*taken, *named})
+        notes = dict.fromkeys(named, "chosen") | dict.fromkeys(drawn, "random")
+        return [*chosen, *((query, note, known.get(query)) for query, note in notes.items())]
 
     def report(
         self,
@@ -180,9 +197,7 @@ class Evaluator:
                 "gallery": len(gallery),
                 "classes": len(present),
             },
-            chance={},
             matcher=self.matcher.describe(),
-            setting="zero-shot",
             notes=(*notes, *found.notes),
             classes=queries.classes,
             per_query=found,
@@ -199,21 +214,13 @@ class Evaluator:
         bar = tqdm(protocols if self.resamples else (), "intervals", disable=not self.progress, leave=False)
         for p in bar:
             values = found.values[p.name]
-            queries = bootstrap(values, found.labels, p.average, "queries", self.resamples, seed=self.seed)
-            over = bootstrap(values, found.labels, p.average, "classes", self.resamples, seed=self.seed)
-            out[p.name] = {m: {"queries": list(queries[m]), "classes": list(over[m])} for m in values}
+            drawn = {o: bootstrap(values, found.labels, p.average, o, self.resamples, seed=self.seed) for o in OVER}
+            out[p.name] = {metric: {over: list(drawn[over][metric]) for over in OVER} for metric in values}
         return out
 
 
 def _chance(gallery: Labels, found: PerQuery, protocols: Sequence[Protocol]) -> dict[str, float]:
     """Return by protocol the exact mAP@all of a random order of the gallery (by the exact AP)."""
-    counts = np.bincount(gallery, minlength=int(found.labels.max()) + 1)
-    level = {int(c): functions.chance(len(gallery), int(counts[c])) for c in np.unique(found.labels)}
-    per_query = np.array([level[int(c)] for c in found.labels])
-    by_class = float(np.mean(list(level.values())))
-    return {p.name: by_class if p.average == "class" else float(per_query.mean()) for p in protocols}
-
-
-def _half(*sides: Embeddings) -> list[str]:
-    kinds = [side.vectors.dtype for side in sides if side.vectors.dtype in (torch.float16, torch.bfloat16)]
-    return [f"the embeddings are stored in {str(kinds[0]).removeprefix('torch.')}"] if kinds else []
+    classes, inverse = np.unique(found.labels, return_inverse=True)
+    level = np.array([chance(len(gallery), int((gallery == c).sum())) for c in classes])
+    return {p.name: float((level if p.average == "class" else level[inverse]).mean()) for p in protocols}

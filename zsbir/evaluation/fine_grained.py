@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,9 @@ from zsbir.errors import ZsbirError
 from zsbir.evaluation.evaluator import Evaluator
 from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.measure import PerQuery, Request, measure
-from zsbir.evaluation.overview import Overview
 from zsbir.evaluation.protocols import Protocol
 from zsbir.evaluation.report import Report
-from zsbir.evaluation.scoring import fitted_scores, take
-from zsbir.evaluation.settings import photo_id
+from zsbir.evaluation.scoring import fitted_scores
 from zsbir.types import Embeddings, Labels
 
 KS = (1, 5, 10)
@@ -55,27 +55,33 @@ def fine_grained(
     Raises:
         ZsbirError: If a side has no file names, or no sketch has its photo in the gallery.
     """
-    left, right, classes = check_embeddings(queries, gallery)
+    left, right = check_embeddings(queries, gallery)
     ids = _instances(left, right)
-    overview = Overview(left, right, evaluator.shown.top, evaluator.seed)
-    kind = right.vectors
-    request = Request([ACROSS], ks, _WANTED)
-    chunk = fitted_scores(evaluator.matcher, left, right)
     try:
-        across = measure(chunk, *ids, request, kind.device, kind.dtype.itemsize, overview, share=True)
+        across, overview = evaluator.measure(evaluator.matcher, left, right, Request([ACROSS], ks, _WANTED), ids)
     except ZsbirError:
         raise ZsbirError(
             f"no sketch has its photo in the gallery: by its name {left.paths[0]!r} was drawn from "
             f"{photo_id(left.paths[0], sketch=True)!r}, and a photo here is {right.paths[0]!r}"
         ) from None
-    shown = overview.top_photos(evaluator.choose(across, left))
     values = {**across.values, WITHIN.name: _within(evaluator, left, right, ids, ks)}
     found = replace(across, values=values, labels=left.labels[across.query])
-    sizes = np.bincount(right.labels, minlength=len(classes))[found.labels]
+    sizes = np.bincount(right.labels, minlength=len(left.classes))[found.labels]
     # The chance of acc@1, which is also what a random order gives.
     chance = {ACROSS.name: 1 / len(right), WITHIN.name: float((1 / sizes).mean())}
     report = evaluator.report(found, (ACROSS, WITHIN), left, right, notes)
+    shown = overview.top_photos(evaluator.choose(across, left))
     return replace(report, setting="fine-grained", chance=chance, top=shown)
+
+
+def photo_id(path: str, sketch: bool = False) -> str:
+    """Return which photo a file is, or was drawn from, by Sketchy's names.
+
+    >>> photo_id("airplane/n02691156_10151.jpg"), photo_id("airplane/n02691156_10151-3.png", sketch=True)
+    ('n02691156_10151', 'n02691156_10151')
+    """
+    stem = PurePosixPath(path).stem
+    return re.sub(r"-\d+$", "", stem) if sketch else stem
 
 
 def _instances(queries: Embeddings, gallery: Embeddings) -> tuple[Labels, Labels]:
@@ -91,21 +97,17 @@ def _instances(queries: Embeddings, gallery: Embeddings) -> tuple[Labels, Labels
 
 
 def _within(
-    evaluator: Evaluator,
-    queries: Embeddings,
-    gallery: Embeddings,
-    ids: tuple[Labels, Labels],
-    ks: Sequence[int],
+    evaluator: Evaluator, queries: Embeddings, gallery: Embeddings, ids: tuple[Labels, Labels], ks: Sequence[int]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return the metrics of the queries, each category searched alone."""
     parts: list[PerQuery] = []
+    request = Request([WITHIN], ks, _WANTED)
     for label in np.unique(queries.labels):
         mine, photos = np.flatnonzero(queries.labels == label), np.flatnonzero(gallery.labels == label)
         if np.isin(ids[0][mine], ids[1][photos]).any():
-            chunk = fitted_scores(evaluator.matcher, take(queries, mine), take(gallery, photos))
-            request = Request([WITHIN], ks, _WANTED)
-            part = measure(chunk, ids[0][mine], ids[1][photos], request, gallery.vectors.device)
+            chunk = fitted_scores(evaluator.matcher, queries.take(mine), gallery.take(photos))
+            part = measure(chunk, ids[0][mine], ids[1][photos], request, gallery.vectors)
             parts.append(replace(part, query=mine[part.query]))
     order = np.argsort(np.concatenate([part.query for part in parts]))
-    first = parts[0].values[WITHIN.name]
-    return {m: np.concatenate([part.values[WITHIN.name][m] for part in parts])[order] for m in first}
+    joined = {m: np.concatenate([part.values[WITHIN.name][m] for part in parts]) for m in parts[0].values[WITHIN.name]}
+    return {metric: values[order] for metric, values in joined.items()}

@@ -5,17 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from zsbir.evaluation.pictures import fitted
+from zsbir.evaluation.pictures import Opener, fitted
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from matplotlib.figure import Figure
 
 SIDE = 128
 """Side of the pictures in the page, in pixels."""
@@ -23,26 +20,21 @@ SIDE = 128
 
 def page(name: str, **values: Any) -> str:
     """Return the template of this name, filled in; text is escaped."""
-    return _template(name).render(figure=_figure, **values)
+    return _template(name).render(figure=lambda figure: _address(figure.savefig, "png"), **values)
 
 
-def thumbnail(open_image: Callable[[str], Image.Image] | None, path: str) -> str:
+def thumbnail(open_image: Opener | None, path: str) -> str:
     """Return an image as a ``data:`` address; empty where nothing opens it."""
     if open_image is None:
         return ""
+    return _address(partial(fitted(open_image(path), SIDE).save, quality=85), "jpeg")
+
+
+def _address(save: Callable[..., object], kind: str) -> str:
+    """Return what `save` writes into a file as a ``data:`` address."""
     buffer = io.BytesIO()
-    fitted(open_image(path), SIDE).save(buffer, format="JPEG", quality=85)
-    return _address(buffer.getvalue(), "jpeg")
-
-
-def _figure(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return _address(buffer.getvalue(), "png")
-
-
-def _address(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    save(buffer, format=kind)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 @cache

@@ -52,14 +52,12 @@ def as_floats(values: Array | Sequence[Any], what: str) -> Tensor:
 def _numbers(values: Any, what: str) -> npt.NDArray[Any]:
     """Return real numbers as an array that torch can take: in memory order, of this machine's bytes, never rounded."""
     array = _array(values, what)
-    if array.dtype.kind == "c":
-        raise ZsbirError(f"{what} must be real numbers, not {array.dtype}")
     if array.dtype.kind not in "biuf":
-        raise ZsbirError(f"{what} must be numbers, not {array.dtype}")
+        raise ZsbirError(f"{what} must be {'real ' * (array.dtype.kind == 'c')}numbers, not {array.dtype}")
     if array.dtype.kind in "iu" and array.size and max(-int(array.min()), int(array.max())) > EXACT:
         raise ZsbirError(f"{what} have whole numbers above 2^53, which would be rounded: scale them down")
-    known = array.dtype.newbyteorder("=") in (np.dtype("f2"), np.dtype("f4"), np.dtype("f8"))
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=") if known else np.float64)
+    own = array.dtype.newbyteorder("=")
+    return np.ascontiguousarray(array, dtype=own if own in ("f2", "f4", "f8") else np.float64)
 
 
 def _array(values: Any, what: str) -> npt.NDArray[Any]:
@@ -86,72 +84,58 @@ def check_finite(values: Tensor, what: str, paths: Sequence[str] = ()) -> None:
         )
 
 
-def check_vectors(queries: Tensor, gallery: Tensor) -> None:
-    """Raise a ZsbirError for an empty side or widths that differ."""
-    if not len(gallery):
+def check_counts(queries: int, gallery: int) -> None:
+    """Raise a ZsbirError for an empty side."""
+    if not gallery:
         raise ZsbirError("the gallery is empty: there is no photo to find")
-    if not len(queries):
+    if not queries:
         raise ZsbirError("there are no queries: nothing to evaluate")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ZsbirError(
-            f"queries are {queries.shape[1]} wide but the gallery is {gallery.shape[1]}: "
-            "they come from different models"
-        )
 
 
 def common_labels(
-    queries: Array | Sequence[Any], gallery: Array | Sequence[Any], shape: tuple[int, int]
+    queries: Array | Sequence[Any], gallery: Array | Sequence[Any], shape: Sequence[int]
 ) -> tuple[Labels, Labels, tuple[str, ...]]:
-    """Return both label lists as positions in one common list of classes, and these.
-
-    Args:
-        queries: Class of each query: numbers from 0, or names.
-        gallery: Class of each photo, likewise.
-        shape: How many queries and photos there are.
+    """Return Q and G labels (`shape`), numbers from 0 or names, as positions in one list of classes, and this list.
 
     Raises:
         ZsbirError: If lengths or kinds differ, or a label is unknown (negative).
     """
-    arrays = [
-        _labels(labels, count, what)
-        for labels, count, what in ((queries, shape[0], "queries"), (gallery, shape[1], "photos of the gallery"))
-    ]
-    if arrays[0].dtype.kind != arrays[1].dtype.kind:
+    left, right = _labels(queries, shape[0], "queries"), _labels(gallery, shape[1], "photos of the gallery")
+    if left.dtype.kind != right.dtype.kind:
         raise ZsbirError(
             "the labels of queries and gallery must be of one kind: numbers on both sides or names on both"
         )
-    classes, inverse = np.unique(np.concatenate(arrays), return_inverse=True)
-    left, right = inverse[: shape[0]].astype(np.int64), inverse[shape[0] :].astype(np.int64)
-    return left, right, tuple(str(name) for name in classes)
+    classes, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
+    inverse = inverse.astype(np.int64)
+    return inverse[: shape[0]], inverse[shape[0] :], tuple(map(str, classes))
 
 
 def _labels(labels: Array | Sequence[Any], count: int, what: str) -> npt.NDArray[Any]:
     """Return labels as uint64 numbers or as text, none of them changed on the way."""
     where = f"the labels of the {what}"
-    if isinstance(labels, (list, tuple)) and len({isinstance(label, str) for label in labels}) > 1:
-        raise ZsbirError(f"{where} mix names with other things: give names or numbers")
     array = _array(labels, where)
     if array.ndim != 1 or len(array) != count:
         raise ZsbirError(f"{count} {what} need {count} labels, not an array of shape {array.shape}")
+    # NumPy would turn numbers among names into names.
+    loose = array if array.dtype.kind == "O" else labels if isinstance(labels, (list, tuple)) else ()
+    if len({isinstance(label, str) for label in loose}) > 1:
+        raise ZsbirError(f"{where} mix names with other things: give names or numbers")
     if array.dtype.kind == "O":
-        if len({isinstance(label, str) for label in array}) > 1:
-            raise ZsbirError(f"{where} mix names with other things: give names or numbers")
         array = np.array(array.tolist())
-    if array.dtype.kind in "biu":
-        unknown = int((array < 0).sum()) if array.dtype.kind == "i" else 0
-        if unknown:
-            raise ZsbirError(f"{unknown} of {count} {what} have an unknown label (-1): label them, or leave them out")
+    if not count:
         return array.astype(np.uint64)
-    if array.dtype.kind == "U" or not count:
-        return array.astype(str) if count else array.astype(np.uint64)
-    raise ZsbirError(f"{where} must be whole numbers or names, not {array.dtype}")
+    if array.dtype.kind == "U":
+        return array.astype(str)
+    if array.dtype.kind not in "biu":
+        raise ZsbirError(f"{where} must be whole numbers or names, not {array.dtype}")
+    unknown = int((array < 0).sum()) if array.dtype.kind == "i" else 0
+    if unknown:
+        raise ZsbirError(f"{unknown} of {count} {what} have an unknown label (-1): label them, or leave them out")
+    return array.astype(np.uint64)
 
 
-def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings, tuple[str, ...]]:
-    """Check both sides of an evaluation and give them one list of classes.
-
-    Returns:
-        Queries and gallery in float32 or float64 with labels in the common classes, and these classes.
+def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddings, Embeddings]:
+    """Return both sides of an evaluation in float32 or float64, with labels in one list of classes.
 
     Raises:
         ZsbirError: If a side is no `Embeddings` or empty, widths differ, or for NaN or infinite values (with the
@@ -164,7 +148,11 @@ def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
                 "labels, classes), or give arrays to zsbir.evaluation.evaluate_embeddings"
             )
     left, right = as_floats(queries.vectors, "the queries"), as_floats(gallery.vectors, "the gallery vectors")
-    check_vectors(left, right)
+    check_counts(len(left), len(right))
+    if left.shape[1] != right.shape[1]:
+        raise ZsbirError(
+            f"queries are {left.shape[1]} wide but the gallery is {right.shape[1]}: they come from different models"
+        )
     check_finite(left, "queries", queries.paths)
     check_finite(right, "gallery photos", gallery.paths)
     classes = tuple(dict.fromkeys((*queries.classes, *gallery.classes)))
@@ -176,14 +164,7 @@ def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
     return (
         replace(queries, vectors=left, labels=labels[0], classes=classes),
         replace(gallery, vectors=right, labels=labels[1], classes=classes),
-        classes,
     )
-
-
-def check_classes(gallery: Labels) -> None:
-    """Raise a ZsbirError if all photos are of one class, so that every order of them is right."""
-    if (gallery == gallery[0]).all():
-        raise ZsbirError("all photos are of one class, so every ranking is perfect: evaluate at least two classes")
 
 
 def _in_classes(side: Embeddings, classes: tuple[str, ...]) -> Labels:
@@ -191,10 +172,7 @@ def _in_classes(side: Embeddings, classes: tuple[str, ...]) -> Labels:
     given = _labels(side.labels, len(side), "queries" if side.domain == "sketch" else "photos of the gallery")
     if given.dtype.kind != "u":
         raise ZsbirError(f"the labels of {side.domain} embeddings with classes must be positions in them, not names")
-    known = len(side.classes or classes)
-    if len(given) and int(given.max()) >= known:
-        raise ZsbirError(f"a {side.domain} has the unknown label {int(given.max())}: there are {known} classes")
-    labels = given.astype(np.int64)
-    if not side.classes or side.classes == classes:
-        return labels
-    return np.array([classes.index(name) for name in side.classes], dtype=np.int64)[labels]
+    own = side.classes or classes
+    if len(given) and int(given.max()) >= len(own):
+        raise ZsbirError(f"a {side.domain} has the unknown label {int(given.max())}: there are {len(own)} classes")
+    return np.array([classes.index(name) for name in own], dtype=np.int64)[given.astype(np.int64)]

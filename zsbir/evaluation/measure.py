@@ -30,6 +30,8 @@ Index = npt.NDArray[np.int64]
 ScoreChunk = Callable[[Index], Tensor]
 """From (q,) query positions to their (q, G) scores, a fresh tensor that may be overwritten."""
 Protocols = str | Protocol | Sequence[str | Protocol] | None
+Results = dict[str, dict[str, float]]
+"""``{protocol: {metric: value in [0, 1]}}``."""
 
 METRICS = ("mAP", "P@k", "R@k", "MRR", "nDCG")
 """What can be asked for; "mAP" is mAP@all and mAP@k. The fine-grained setting has "acc@k" besides."""
@@ -73,28 +75,19 @@ def as_protocols(protocols: Protocols) -> list[Protocol]:
     return records
 
 
-def averages(result: PerQuery, protocols: Protocols) -> dict[str, dict[str, float]]:
+def averages(result: PerQuery, protocols: Protocols) -> Results:
     """Return the means of all metrics, over queries or over classes as each protocol says."""
-    means: dict[str, dict[str, float]] = {}
+    _, inverse, counts = np.unique(result.labels, return_inverse=True, return_counts=True)
+    means: Results = {}
     for protocol in as_protocols(protocols):
-        found = result.values[protocol.name]
-        if protocol.average == "query":
-            means[protocol.name] = {metric: float(values.mean()) for metric, values in found.items()}
-        else:
-            _, inverse, counts = np.unique(result.labels, return_inverse=True, return_counts=True)
-            by_class = {metric: np.bincount(inverse, values) / counts for metric, values in found.items()}
-            means[protocol.name] = {metric: float(values.mean()) for metric, values in by_class.items()}
+        for metric, values in result.values[protocol.name].items():
+            each = values if protocol.average == "query" else np.bincount(inverse, values) / counts
+            means.setdefault(protocol.name, {})[metric] = float(each.mean())
     return means
 
 
 class Request:
-    """What is to be computed.
-
-    Args:
-        protocols: Under which definitions.
-        ks: Cut-offs, each at least 1; one number or several.
-        wanted: Names from `METRICS`, one or several; None: all.
-        levels: Recall levels of the precision-recall curve; none: no curve.
+    """What is to be computed: metrics from `METRICS` (None: all) at cut-offs, and a curve at recall levels, if any.
 
     Raises:
         ZsbirError: If a k is no whole number of at least 1, a metric is unknown, or a protocol has none of them.
@@ -108,17 +101,20 @@ class Request:
         levels: Sequence[float] = (),
     ) -> None:
         self.protocols = as_protocols(protocols)
-        self.ks = _cut_offs(ks)
+        try:
+            self.ks = tuple(operator.index(k) for k in (ks if np.iterable(ks) else [ks]))
+        except TypeError:
+            raise ZsbirError(f"a cut-off k must be a whole number, and ks one or several of them, not {ks!r}") from None
+        if any(k < 1 for k in self.ks):
+            raise ZsbirError(f"a cut-off k must be at least 1, not {min(self.ks)}")
         self.wanted = METRICS if wanted is None else (wanted,) if isinstance(wanted, str) else tuple(wanted)
         self.levels = levels
-        unknown = [name for name in self.wanted if name not in (*METRICS, "acc@k")]
-        if unknown:
-            raise ZsbirError(f"there is no metric {unknown[0]!r}. Known: {', '.join(METRICS)}")
+        for name in self.wanted:
+            if name not in (*METRICS, "acc@k"):
+                raise ZsbirError(f"there is no metric {name!r}. Known: {', '.join(METRICS)}")
         for protocol in self.protocols:
-            if not any(
-                name in ("mAP", "MRR", "nDCG") or (self.ks and (name != "P@k" or protocol.precision_at))
-                for name in self.wanted
-            ):
+            defined = {"mAP", "MRR", "nDCG", *(("R@k", "acc@k", protocol.precision_at and "P@k") if self.ks else ())}
+            if defined.isdisjoint(self.wanted):
                 asked = ", ".join(self.wanted) or "none"
                 raise ZsbirError(
                     f"the protocol {protocol.name!r} has none of the metrics asked for ({asked}; k: "
@@ -126,47 +122,27 @@ class Request:
                 )
 
 
-def _cut_offs(ks: Sequence[int] | int) -> tuple[int, ...]:
-    try:
-        found = tuple(operator.index(k) for k in (ks if np.iterable(ks) else [ks]))
-    except TypeError:
-        raise ZsbirError(f"a cut-off k must be a whole number, and ks one or several of them, not {ks!r}") from None
-    if any(k < 1 for k in found):
-        raise ZsbirError(f"a cut-off k must be at least 1, not {min(found)}")
-    return found
-
-
 class Chunks:
-    """Which queries are scored together, and which photos are relevant to them.
-
-    Args:
-        query_labels: (Q,) int64 from 0.
-        gallery_labels: (G,) int64 from 0, in the same classes.
-        rows: Queries at once.
-
-    Raises:
-        ZsbirError: If no query has a relevant photo.
-    """
+    """Which of (Q,) queries are scored together, at most `rows`, and which of (G,) photos are relevant to them."""
 
     def __init__(self, query_labels: Labels, gallery_labels: Labels, rows: int) -> None:
-        classes = int(max(query_labels.max(), gallery_labels.max())) + 1
-        counts = np.bincount(gallery_labels, minlength=classes).astype(np.int64)
+        counts = np.bincount(gallery_labels, minlength=int(query_labels.max()) + 1).astype(np.int64)
         self.labels = query_labels
         self.gallery = len(gallery_labels)
         self._order = np.argsort(gallery_labels, kind="stable").astype(np.int64)
         self._start = (np.cumsum(counts) - counts)[query_labels]
         self._relevant = counts[query_labels]
-        kept = np.flatnonzero(self._relevant)
+        kept, without = np.flatnonzero(self._relevant), np.flatnonzero(self._relevant == 0)
         if not len(kept):
             raise ZsbirError("no query has a photo of its class in the gallery: nothing can be evaluated")
-        self.excluded = len(query_labels) - len(kept)
+        self.excluded = len(without)
         # Queries with equally many relevant photos share a chunk, so that little is padded.
         kept = kept[np.lexsort((query_labels[kept], self._relevant[kept]))]
-        self.evaluated = [kept[begin : begin + rows] for begin in range(0, len(kept), rows)]
-        without = np.flatnonzero(self._relevant == 0)
-        self.left_out = [without[begin : begin + rows] for begin in range(0, len(without), rows)]
+        self.evaluated, self.left_out = (
+            [index[begin : begin + rows] for begin in range(0, len(index), rows)] for index in (kept, without)
+        )
 
-    def relevant(self, index: Index, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    def relevant(self, index: Index, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return (q, R) the relevant photos of each query (padded with its last one) and (q,) how many there are."""
         many = self._relevant[index]
         last = np.maximum(self._start[index] + many - 1, 0)
@@ -194,34 +170,30 @@ def measure(
     query_labels: Labels,
     gallery_labels: Labels,
     request: Request,
-    device: torch.device | str = "cpu",
-    itemsize: int = 4,
+    like: Tensor | None = None,
     overview: Overview | None = None,
     share: bool = False,
     progress: bool = False,
 ) -> PerQuery:
-    """Compute the metrics of every query; the scores of each query are asked for once.
+    """Compute the metrics of every query, in their order; the scores of each query are asked for once.
 
     Args:
         chunk: Gives the scores of some queries.
         query_labels: (Q,) int64 from 0.
         gallery_labels: (G,) int64 from 0, in the same classes.
         request: What to compute.
-        device: Where the scores are.
-        itemsize: Bytes of a score.
+        like: A tensor of the scores' type, where they are; None: float32 on the CPU.
         overview: Looks at all scores on the way, those of queries without a relevant photo too.
         share: Whether the processes that run share the chunks. The chunks do not depend on how many there are, so
             together they give bit for bit what one gives.
         progress: Show a bar.
 
-    Returns:
-        The metrics of the queries, in their order.
-
     Raises:
         ZsbirError: If no query has a relevant photo, or the matcher gives NaN or infinite scores.
     """
-    device = torch.device(device)
-    chunks = Chunks(query_labels, gallery_labels, chunk_rows(len(gallery_labels), itemsize, device))
+    like = torch.empty(0) if like is None else like
+    device = like.device
+    chunks = Chunks(query_labels, gallery_labels, chunk_rows(len(gallery_labels), like.itemsize, device))
     numbered = list(enumerate([*chunks.evaluated, *(chunks.left_out if overview else [])]))
     first, step = shard() if share else (0, 1)
     done: list[tuple[int, Index, list[Found], Any]] = []
@@ -236,11 +208,9 @@ def measure(
         for number, index in tqdm(numbered[first::step], "ranking", unit="chunk", disable=not progress, leave=False):
             scores = chunk(index).contiguous()
             check_finite(scores, "rows of scores from the matcher")
-            columns, many = chunks.relevant(index, device)
-            seen = overview.look(index, scores, columns, many) if overview else None
-            rows = -(-len(index) // threads)
-            cuts = [slice(start, start + rows) for start in range(0, len(index), rows)]
-            parts = [(scores[cut], columns[cut], many[cut]) for cut in cuts]
+            held = scores, *chunks.relevant(index, device)
+            seen = overview.look(index, *held) if overview else None
+            parts = zip(*(side.split(-(-len(index) // threads)) for side in held), strict=True)
             done.append((number, index, list(run(values, parts)) if number < len(chunks.evaluated) else [], seen))
     if share:
         done = sorted(gathered(done), key=operator.itemgetter(0))
@@ -251,8 +221,7 @@ def measure(
 
 def chunk_rows(gallery: int, itemsize: int, device: torch.device) -> int:
     """Return how many queries to score at once."""
-    budget = CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES
-    most = MAX_ROWS * 16 if device.type == "cuda" else MAX_ROWS
+    budget, most = (CHUNK_BYTES_CUDA, MAX_ROWS * 16) if device.type == "cuda" else (CHUNK_BYTES, MAX_ROWS)
     return int(np.clip(budget // (gallery * itemsize), 1, most))
 
 

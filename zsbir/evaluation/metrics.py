@@ -5,14 +5,17 @@ Each takes the `Ranks` of q queries and returns (q,) or (q, L) float64 in [0, 1]
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zsbir.evaluation.protocols import AP, CutAP, CutPrecision, TieRule
 from zsbir.evaluation.ranking import Ranks
+
+LEVELS = tuple(i / 20 for i in range(21))
+"""Recall levels of a precision-recall curve."""
 
 
 def average_precision(
@@ -47,13 +50,12 @@ def hits(ranks: Ranks, k: int | Tensor) -> Tensor:
         ranks: The ranks of q queries.
         k: One cut-off, or (q,) float64 cut-offs.
     """
-    per_query = isinstance(k, Tensor)
     columns = ranks.columns(int(k.max()) if isinstance(k, Tensor) else k)
     edge = k[:, None] if isinstance(k, Tensor) else k
     inside = (ranks.before[:, :columns] < edge).to(torch.float64)
     if ranks.ties is not None:
         t = ranks.ties.upto(columns)
-        at = k[t.row] if per_query and isinstance(k, Tensor) else k
+        at = k[t.row] if isinstance(k, Tensor) else k
         inside[t.row, t.column] = torch.minimum((at - t.before).clamp(min=0), t.size) / t.size
     return inside.sum(dim=1)
 
@@ -83,16 +85,9 @@ def reciprocal_rank(ranks: Ranks) -> Tensor:
     """Return (q,) 1 / rank of the best relevant photo, in the mean over the orders of ties."""
     result = 1 / (ranks.before[:, 0] + 1)
     if ranks.ties is not None:
-        first = ranks.ties.column == 0
-        rows, values = ranks.ties.row[first], []
-        for before, size, found in zip(
-            ranks.ties.before[first].tolist(),
-            ranks.ties.size[first].tolist(),
-            ranks.ties.hits[first].tolist(),
-            strict=True,
-        ):
-            values.append(_expected_reciprocal(int(before), int(size), int(found)))
-        result[rows] = torch.tensor(values, dtype=torch.float64, device=result.device)
+        t = ranks.ties.upto(1)
+        ties = torch.stack([t.before, t.size, t.hits], dim=1).long().tolist()
+        result[t.row] = result.new_tensor([_expected_reciprocal(*tie) for tie in ties])
     return result
 
 
@@ -182,16 +177,5 @@ def _suffix_max(values: Tensor) -> Tensor:
     """Return (q, c) the maximum over each entry and all to its right."""
     if values.device.type != "cpu":
         return values.flip(1).cummax(dim=1).values.flip(1)
-    import numpy as np
-
     backwards = values.numpy()[:, ::-1]
     return torch.from_numpy(np.maximum.accumulate(backwards, axis=1)[:, ::-1].copy())
-
-
-def ideal_levels(count: int = 21) -> list[float]:
-    """Return `count` recall levels from 0 to 1.
-
-    >>> ideal_levels(3)
-    [0.0, 0.5, 1.0]
-    """
-    return [round(i / (count - 1), 12) for i in range(count)] if count > 1 else [math.nan]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zsbir.evaluation.shown import Chosen
 from zsbir.types import Embeddings
 
 CONFUSION_TOP = 10
@@ -18,9 +19,6 @@ SAMPLE = 2000
 """Queries whose scores the histogram holds."""
 BINS, FINE = 60, 2048
 """Bins of the histogram, and of each chunk's own, from which it is made when the range of all scores is known."""
-
-Chosen = Iterable[tuple[int, str, float | None]]
-"""Queries to show: the position, a note and the AP of each."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +49,9 @@ class TopPhotos:
     scores: tuple[float, ...]
     correct: tuple[bool, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 class Overview:
-    """Looks at each chunk of scores in the pass over all of them.
-
-    Args:
-        queries: The queries, with labels in the same classes as the gallery's.
-        gallery: The photos.
-        top: How many photos of a query can be shown.
-        seed: Of the sample behind the histogram.
-    """
+    """Looks at each chunk of scores in the pass over all of them; `top` photos of a query can be shown then."""
 
     def __init__(self, queries: Embeddings, gallery: Embeddings, top: int, seed: int) -> None:
         self._sides = queries, gallery
@@ -74,14 +61,7 @@ class Overview:
         self._sampled[np.random.default_rng(seed).permutation(len(queries))[:SAMPLE]] = True
 
     def look(self, index: npt.NDArray[np.int64], scores: Tensor, columns: Tensor, relevant: Tensor) -> tuple[Any, ...]:
-        """Return what is to be remembered of a chunk, for `take`.
-
-        Args:
-            index: (q,) positions of the queries.
-            scores: (q, G) their scores.
-            columns: (q, R) their relevant photos, with padding.
-            relevant: (q,) how many of these count.
-        """
+        """Return what `take` wants of a chunk: (q,) queries, (q, G) scores, (q, R) relevant photos, how many count."""
         best = torch.topk(scores, self._keep, dim=1)
         rows = torch.from_numpy(np.flatnonzero(self._sampled[index])).to(scores.device)
         counts = _counts(scores[rows], columns[rows], relevant[rows]) if len(rows) else None
@@ -113,30 +93,30 @@ class Overview:
             own = np.linspace(begin, end, FINE + 1)
             for side, count in enumerate(counts):
                 pairs[side] += np.diff(np.interp(edges, own, np.r_[0.0, np.cumsum(count)]))
-        share = pairs / np.maximum(pairs.sum(axis=1, keepdims=True), 1)
+        relevant, irrelevant = (pairs / np.maximum(pairs.sum(axis=1, keepdims=True), 1)).tolist()
         queries = int(self._sampled.sum())
-        return {"edges": edges.tolist(), "relevant": share[0].tolist(), "irrelevant": share[1].tolist(),
-                "queries": queries}  # fmt: skip
+        return {"edges": edges.tolist(), "relevant": relevant, "irrelevant": irrelevant, "queries": queries}
 
-    def top_photos(self, chosen: Chosen) -> tuple[TopPhotos, ...]:
+    def top_photos(self, chosen: Iterable[Chosen]) -> tuple[TopPhotos, ...]:
         """Return the first photos of the chosen queries."""
         queries, gallery = self._sides
         shown = []
         for query, note, ap in chosen:
+            label = int(queries.labels[query])
             places = self._photos[query, : self._top].tolist()
             labels = gallery.labels[places].tolist()
             shown.append(
                 TopPhotos(
-                    query,
-                    queries.paths[query] if len(queries.paths) else f"query {query}",
-                    queries.classes[int(queries.labels[query])],
-                    note,
-                    ap,
-                    tuple(places),
-                    tuple(gallery.paths[i] if len(gallery.paths) else f"photo {i}" for i in places),
-                    tuple(gallery.classes[label] for label in labels),
-                    tuple(round(float(v), 6) for v in self._scores[query, : self._top]),
-                    tuple(label == int(queries.labels[query]) for label in labels),
+                    query=query,
+                    path=queries.paths[query] if len(queries.paths) else f"query {query}",
+                    label=queries.classes[label],
+                    note=note,
+                    ap=ap,
+                    photos=tuple(places),
+                    paths=tuple(gallery.paths[i] if len(gallery.paths) else f"photo {i}" for i in places),
+                    labels=tuple(gallery.classes[other] for other in labels),
+                    scores=tuple(round(float(v), 6) for v in self._scores[query, : self._top]),
+                    correct=tuple(other == label for other in labels),
                 )
             )
         return tuple(shown)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from zsbir.evaluation.overview import TopPhotos
+
+Opener = Callable[[str], Image.Image]
+"""Opens an image by the path that its embeddings have."""
 
 RIGHT = (26, 150, 65)
 WRONG = (215, 48, 39)
@@ -17,8 +20,8 @@ _GAP, _LINE = 4, 16
 
 def top_k_picture(
     results: Sequence[TopPhotos],
-    open_sketch: Callable[[str], Image.Image],
-    open_photo: Callable[[str], Image.Image] | None = None,
+    open_sketch: Opener,
+    open_photo: Opener | None = None,
     cell: int = 96,
     frame: int = 4,
     columns: int = 10,
@@ -53,12 +56,14 @@ def top_k_picture(
     top = _GAP
     for row, count in zip(results, lines, strict=True):
         draw.text((_GAP, top), _latin(_caption(row)), fill=_TEXT, font=ImageFont.load_default(12))
-        picture.paste(_framed(open_sketch(row.path), QUERY, cell, frame), (_GAP, top + _LINE))
+        picture.paste(ImageOps.expand(fitted(open_sketch(row.path), cell), frame, QUERY), (_GAP, top + _LINE))
         for place, (path, right) in enumerate(zip(row.paths, row.correct, strict=True)):
             left = (1 + place % columns) * (side + _GAP) + 3 * _GAP
             under = top + _LINE + place // columns * block
-            picture.paste(_framed(photos(path), RIGHT if right else WRONG, cell, frame), (left, under))
-            _write(draw, (left, under + side), _label(row, place), side)
+            framed = ImageOps.expand(fitted(photos(path), cell), frame, RIGHT if right else WRONG)
+            picture.paste(framed, (left, under))
+            label = "" if right else f" {row.labels[place]}"
+            _write(draw, (left, under + side), f"{row.scores[place]:.4g}{label}", side)
         top += _LINE + count * block
     return picture
 
@@ -67,11 +72,6 @@ def _caption(row: TopPhotos) -> str:
     ap = "" if row.ap is None else f"   AP {row.ap:.3f}"
     note = f" ({row.note})" if row.note else ""
     return f"{row.label}{note}{ap}   {sum(row.correct)} of {len(row.correct)} right"
-
-
-def _label(row: TopPhotos, place: int) -> str:
-    score = f"{row.scores[place]:.4g}"
-    return score if row.correct[place] else f"{score} {row.labels[place]}"
 
 
 def _write(draw: ImageDraw.ImageDraw, where: tuple[int, int], text: str, width: int) -> None:
@@ -97,9 +97,3 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
     square = Image.new("RGB", (side, side), "white")
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
-
-
-def _framed(image: Image.Image, colour: tuple[int, int, int], cell: int, frame: int) -> Image.Image:
-    tile = Image.new("RGB", (cell + 2 * frame, cell + 2 * frame), colour)
-    tile.paste(fitted(image, cell), (frame, frame))
-    return tile

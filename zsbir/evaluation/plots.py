@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zsbir.errors import ZsbirError
+from zsbir.files import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,56 +49,39 @@ def drawn(plots: Sequence[Plot]) -> Figure:
     return figure
 
 
-def curve(recall: Sequence[float], precision: Sequence[float]) -> Plot:
-    """Precision over recall, interpolated, mean over queries."""
-
-    def draw(axes: Axes) -> None:
-        axes.plot(recall, precision, marker="o", markersize=3)
-        axes.set(xlabel="recall", ylabel="precision (interpolated)", xlim=(0, 1), ylim=(0, 1.02))
-        axes.grid(alpha=0.3)
-
-    return Plot(5, 3.6, draw)
+def curve(recall: Sequence[float], precision: Sequence[float], axes: Axes) -> None:
+    """Draw precision over recall, interpolated, mean over queries."""
+    axes.plot(recall, precision, marker="o", markersize=3)
+    axes.set(xlabel="recall", ylabel="precision (interpolated)", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
 
 
-def class_bars(values: Mapping[str, float], mean: float, label: str) -> Plot:
-    """One metric of each class, best first."""
+def class_bars(values: Mapping[str, float], mean: float, label: str, axes: Axes) -> None:
+    """Draw one metric of each class, best first."""
     ordered = sorted(values, key=lambda name: -values[name])
-
-    def draw(axes: Axes) -> None:
-        axes.barh(range(len(ordered)), [values[name] for name in ordered], color="#4c78a8")
-        axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
-        axes.invert_yaxis()
-        axes.set(xlabel=label, xlim=(0, 1))
-        axes.axvline(mean, color="black", linewidth=1, linestyle="--")
-
-    return Plot(7, 1 + 0.2 * len(ordered), draw)
+    axes.barh(range(len(ordered)), [values[name] for name in ordered], color="#4c78a8")
+    axes.set_yticks(range(len(ordered)), ordered, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel=label, xlim=(0, 1))
+    axes.axvline(mean, color="black", linewidth=1, linestyle="--")
 
 
-def confusion(share: npt.NDArray[np.float64], classes: Sequence[str]) -> Plot:
-    """Which classes the first photos of each class are of."""
-    rows, columns = np.flatnonzero(share.any(axis=1)).tolist(), np.flatnonzero(share.any(axis=0)).tolist()
-    side = 2.5 + 0.17 * max(len(rows), len(columns))
-
-    def draw(axes: Axes) -> None:
-        image = axes.imshow(share[np.ix_(rows, columns)], vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        axes.set_xticks(range(len(columns)), [classes[i] for i in columns], rotation=90, fontsize=7)
-        axes.set_yticks(range(len(rows)), [classes[i] for i in rows], fontsize=7)
-        axes.set(xlabel="class of the first 10 photos", ylabel="class of the sketch")
-        axes.get_figure().colorbar(image, ax=axes, label="share")  # type: ignore[union-attr]
-
-    return Plot(side + 1, side, draw)
+def confusion(share: npt.NDArray[np.float64], classes: Sequence[str], axes: Axes) -> None:
+    """Draw which classes the first photos of each class are of; rows and columns without any are left out."""
+    rows, columns = (np.flatnonzero(share.any(axis=axis)).tolist() for axis in (1, 0))
+    image = axes.imshow(share[np.ix_(rows, columns)], vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), [classes[i] for i in columns], rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), [classes[i] for i in rows], fontsize=7)
+    axes.set(xlabel="class of the first 10 photos", ylabel="class of the sketch")
+    axes.get_figure().colorbar(image, ax=axes, label="share")  # type: ignore[union-attr]
 
 
-def histogram(data: Mapping[str, Any]) -> Plot:
-    """How the scores of relevant and irrelevant pairs are distributed."""
-
-    def draw(axes: Axes) -> None:
-        for kind, colour in (("relevant", "#1a9641"), ("irrelevant", "#d73027")):
-            axes.stairs(data[kind], data["edges"], fill=True, alpha=0.5, color=colour, label=kind)
-        axes.set(xlabel="score", ylabel="share of the pairs")
-        axes.legend()
-
-    return Plot(5, 3.6, draw)
+def histogram(data: Mapping[str, Any], axes: Axes) -> None:
+    """Draw how the scores of relevant and irrelevant pairs are distributed."""
+    for kind, colour in (("relevant", "#1a9641"), ("irrelevant", "#d73027")):
+        axes.stairs(data[kind], data["edges"], fill=True, alpha=0.5, color=colour, label=kind)
+    axes.set(xlabel="score", ylabel="share of the pairs")
+    axes.legend()
 
 
 def save_figure(figure: Figure, file: Path) -> None:
@@ -106,9 +90,6 @@ def save_figure(figure: Figure, file: Path) -> None:
     Raises:
         ZsbirError: If it cannot be written there, or in that format.
     """
-    try:
+    with writing("picture", file):
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ZsbirError(f"the picture {file} cannot be written: {reason}") from None

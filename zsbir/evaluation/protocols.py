@@ -7,8 +7,8 @@ another.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from zsbir.registry import Registry
 
@@ -59,10 +59,6 @@ class Protocol:
         mean = "mean over queries" if self.average == "query" else "mean per class, then over classes"
         return f"{kind}; {at}; {precision}; {mean}; ties: {self.ties}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 PROTOCOLS: Registry[Protocol] = Registry("protocol", "zsbir.evaluation", f"{__name__}:Protocol")
 """All protocols by name."""
@@ -93,9 +89,8 @@ def sbka() -> Protocol:
 
     Used by SBKA (arXiv 2312.10320), whose release evaluates with SAKE's code.
     """
-    return Protocol(
-        "sbka", "voc", "mean-position", "min(R, k)", "min(k, G)", "class", "SBKA (arXiv 2312.10320), release"
-    )
+    source = "SBKA (arXiv 2312.10320), release"
+    return Protocol("sbka", "voc", "mean-position", "min(R, k)", "min(k, G)", "class", source)
 
 
 @PROTOCOLS.register("sake")
@@ -104,9 +99,8 @@ def sake() -> Protocol:
 
     Used by SAKE (Liu et al., ICCV 2019, github.com/qliu24/SAKE, the zero-shot test scripts) and its successors.
     """
-    return Protocol(
-        "sake", "voc", "mean-position", "min(R, k)", "min(k, G)", "class", "SAKE (ICCV 2019), release, test scripts"
-    )
+    source = "SAKE (ICCV 2019), release, test scripts"
+    return Protocol("sake", "voc", "mean-position", "min(R, k)", "min(k, G)", "class", source)
 
 
 @PROTOCOLS.register("zse")
@@ -116,15 +110,8 @@ def zse() -> Protocol:
     Used by ZSE-SBIR (Lin et al., CVPR 2023, github.com/buptLinfy/ZSE-SBIR, ``utils/ap.py``). Its P@k shortens the
     list where a class has fewer than k photos, so it is above the P@k of all others there.
     """
-    return Protocol(
-        "zse",
-        "voc",
-        "mean-position",
-        "min(R, k)",
-        "top min(k, R)",
-        "query",
-        "ZSE-SBIR (CVPR 2023), release, utils/ap.py",
-    )
+    source = "ZSE-SBIR (CVPR 2023), release, utils/ap.py"
+    return Protocol("zse", "voc", "mean-position", "min(R, k)", "top min(k, R)", "query", source)
 
 
 @PROTOCOLS.register("puxim")
@@ -155,15 +142,8 @@ def doodle2search() -> Protocol:
     Used by Doodle to Search (Dey et al., CVPR 2019, github.com/sounakdey/doodle2search, ``src/test.py``, ``utils.py``:
     AP@k there is scikit-learn's on the first k alone).
     """
-    return Protocol(
-        "doodle2search",
-        "exact",
-        "grouped",
-        "hits",
-        "min(k, R)",
-        "query",
-        "Doodle to Search (CVPR 2019), release, src/test.py and src/utils.py",
-    )
+    source = "Doodle to Search (CVPR 2019), release, src/test.py and src/utils.py"
+    return Protocol("doodle2search", "exact", "grouped", "hits", "min(k, R)", "query", source)
 
 
 @PROTOCOLS.register("sem-pcyc")
@@ -173,6 +153,5 @@ def sem_pcyc() -> Protocol:
     Used by SEM-PCYC (Dutta and Akata, CVPR 2019, github.com/AnjanDutta/sem-pcyc, ``src/utils.py``: AP@k there is
     scikit-learn's on the first k alone, 0 without a hit).
     """
-    return Protocol(
-        "sem-pcyc", "exact", "grouped", "hits", "min(k, G)", "query", "SEM-PCYC (CVPR 2019), release, src/utils.py"
-    )
+    source = "SEM-PCYC (CVPR 2019), release, src/utils.py"
+    return Protocol("sem-pcyc", "exact", "grouped", "hits", "min(k, G)", "query", source)

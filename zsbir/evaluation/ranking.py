@@ -9,36 +9,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Ties:
-    """The relevant photos whose score another photo shares, as 1-D tensors of equal length T.
+class Ties(NamedTuple):
+    """The relevant photos whose score another photo shares, as 1-D tensors of equal length T."""
 
-    Attributes:
-        row: (T,) int64, the query.
-        column: (T,) int64, the place among the query's relevant photos, from 0.
-        before: (T,) float64, photos with a higher score.
-        size: (T,) float64, photos with this score.
-        hits_before: (T,) float64, relevant photos with a higher score.
-        hits: (T,) float64, relevant photos with this score.
-    """
-
-    row: Tensor
-    column: Tensor
-    before: Tensor
-    size: Tensor
-    hits_before: Tensor
-    hits: Tensor
+    row: Tensor  # int64, the query
+    column: Tensor  # int64, the place among the query's relevant photos, from 0
+    before: Tensor  # float64, photos with a higher score
+    size: Tensor  # float64, photos with this score
+    hits_before: Tensor  # float64, relevant photos with a higher score
+    hits: Tensor  # float64, relevant photos with this score
 
     def upto(self, columns: int) -> Ties:
         """Return the ties among the first `columns` relevant photos of each query."""
         keep = self.column < columns
-        fields = (self.row, self.column, self.before, self.size, self.hits_before, self.hits)
-        return Ties(*(field[keep] for field in fields))
+        return Ties(*(held[keep] for held in self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +77,9 @@ class Ranks:
         """Return how many columns can matter for the first `k` photos."""
         k = min(k, self.gallery)
         if k not in self._columns:
-            self._columns[k] = self._count_columns(k)
+            edge = self.before.new_full((len(self.before), 1), float(k))
+            self._columns[k] = int(torch.searchsorted(self.before, edge).max())
         return self._columns[k]
-
-    def _count_columns(self, k: int) -> int:
-        edge = torch.full((len(self.before), 1), float(k), dtype=torch.float64, device=self.before.device)
-        return int(torch.searchsorted(self.before, edge).max())
 
 
 def rank_relevant(scores: Tensor, columns: Tensor, relevant: Tensor) -> Ranks:
@@ -122,9 +109,8 @@ def rank_relevant(scores: Tensor, columns: Tensor, relevant: Tensor) -> Ranks:
 
 def _ties(ordered: Tensor, best_first: Tensor, before: Tensor, tied: Tensor) -> Ties:
     row, column = tied.nonzero(as_tuple=True)
-    higher = before[row, column]
-    size = ordered.shape[1] - higher - _lower_bound(ordered, row, -best_first[row, column])
-    value = best_first[row, column]
+    higher, value = before[row, column], best_first[row, column]
+    size = ordered.shape[1] - higher - _lower_bound(ordered, row, -value)
     hits_before = _lower_bound(best_first, row, value).to(torch.float64)
     # The next float up: the first place of a larger key is the end of the tie.
     above = torch.nextafter(value, torch.full_like(value, torch.inf))
@@ -136,8 +122,7 @@ def _lower_bound(ordered: Tensor, row: Tensor, value: Tensor) -> Tensor:
     """Return (T,) int64, how many entries of ``ordered[row]`` (ascending) are smaller than `value`, by bisection."""
     width = ordered.shape[1]
     flat = ordered.reshape(-1)
-    low = torch.zeros_like(row)
-    high = torch.full_like(row, width)
+    low, high = torch.zeros_like(row), torch.full_like(row, width)
     for _ in range(width.bit_length()):
         middle = (low + high) // 2
         smaller = (flat[row * width + middle.clamp(max=width - 1)] < value) & (middle < high)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from zsbir.errors import ZsbirError
 from zsbir.evaluation import html as pages
 from zsbir.evaluation import plots
 from zsbir.evaluation.comparison import save_per_query
 from zsbir.evaluation.domain_gap import DomainGap
-from zsbir.evaluation.measure import PerQuery
+from zsbir.evaluation.measure import PerQuery, Results
 from zsbir.evaluation.overview import TopPhotos
+from zsbir.evaluation.pictures import Opener
 from zsbir.evaluation.protocols import Protocol
+from zsbir.evaluation.statistics import OVER
+from zsbir.files import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL import Image
 
 SCHEMA = "zsbir-report-1"
-Results = dict[str, dict[str, float]]
-"""``{protocol: {metric: value in [0, 1]}}``."""
 
 
 class Grid(NamedTuple):
@@ -53,12 +52,12 @@ class Report:
         intervals: ``{protocol: {metric: {"queries": [low, high], "classes": [low, high]}}}``, 95 % bootstrap.
         per_class: ``{protocol: {class: {metric: value}}}``.
         counts: queries, evaluated, excluded, gallery, classes.
-        chance: ``{protocol: mAP@all of a random order}``.
         matcher: The matcher in a line.
-        setting: ``"zero-shot"``, ``"generalised"``, ...
         notes: What a reader must know: overlaps, subsampling, transductive matchers, queries left out.
         classes: The class names.
         per_query: The metrics of each query.
+        setting: ``"zero-shot"``, ``"generalised"``, ...
+        chance: ``{protocol: mAP@all of a random order}``.
         curve: ``{"recall": [...], "precision": [...]}``, interpolated, mean over queries.
         confusion: (C, C) share of each class among the first photos of each class.
         histogram: Distribution of relevant and irrelevant scores.
@@ -75,12 +74,12 @@ class Report:
     intervals: dict[str, dict[str, dict[str, list[float]]]]
     per_class: dict[str, dict[str, dict[str, float]]]
     counts: dict[str, int]
-    chance: dict[str, float]
     matcher: str
-    setting: str
     notes: tuple[str, ...]
     classes: tuple[str, ...]
     per_query: PerQuery
+    setting: str = "zero-shot"
+    chance: dict[str, float] = field(default_factory=dict)
     curve: dict[str, list[float]] = field(default_factory=dict)
     confusion: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     histogram: dict[str, Any] = field(default_factory=dict)
@@ -100,7 +99,7 @@ class Report:
         )
 
     def _repr_html_(self) -> str:
-        return pages.page("cell.html", report=self)
+        return pages.page("cell.html", report=self, grid=results_grid)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the per-query values as JSON values; the schema is in ``docs/report-schema.md``."""
@@ -108,7 +107,7 @@ class Report:
             "schema": SCHEMA,
             "setting": self.setting,
             "matcher": self.matcher,
-            "protocols": {p.name: {**p.to_dict(), "definition": p.describe()} for p in self.protocols},
+            "protocols": {p.name: {**asdict(p), "definition": p.describe()} for p in self.protocols},
             "results": self.results,
             "baseline": self.baseline,
             "groups": self.groups,
@@ -121,14 +120,14 @@ class Report:
             "curve": self.curve,
             "confusion": np.round(self.confusion, 6).tolist(),
             "histogram": self.histogram,
-            "domain_gap": None if self.domain_gap is None else self.domain_gap.to_dict(),
-            "top": [shown.to_dict() for shown in self.top],
+            "domain_gap": self.domain_gap and asdict(self.domain_gap),
+            "top": list(map(asdict, self.top)),
             "meta": self.meta,
         }
 
     def table(self) -> str:
         """Return the results of all protocols side by side, as a Markdown table."""
-        return self.grid().markdown()
+        return results_grid(self.results).markdown()
 
     def plot(self) -> Figure:
         """Return a matplotlib figure of all plots: classes, precision over recall, scores and confusion.
@@ -142,8 +141,8 @@ class Report:
         self,
         folder: str | Path,
         html: bool = True,
-        open_sketch: Callable[[str], Image.Image] | None = None,
-        open_photo: Callable[[str], Image.Image] | None = None,
+        open_sketch: Opener | None = None,
+        open_photo: Opener | None = None,
         figures: Mapping[str, Figure] | None = None,
         title: str = "zsbir evaluation",
     ) -> Path:
@@ -166,29 +165,21 @@ class Report:
         target = Path(folder)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         files = {"report.json": text, "report.md": self.markdown(title)}
-        try:
+        if html:
+            files["report.html"] = self.html(open_sketch, open_photo, figures, title)
+        averages = {p.name: p.average for p in self.protocols}
+        about = {"classes": self.classes, "paths": self.query_paths, "averages": averages, "setting": self.setting}
+        with writing("report", target):
             target.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
                 (target / name).write_text(content, encoding="utf-8")
-            save_per_query(
-                self.per_query,
-                target,
-                classes=list(self.classes),
-                paths=list(self.query_paths),
-                averages={p.name: p.average for p in self.protocols},
-                setting=self.setting,
-            )
-            if html:
-                content = self.html(open_sketch, open_photo, figures, title)
-                (target / "report.html").write_text(content, encoding="utf-8")
-        except OSError as error:
-            raise ZsbirError(f"the report cannot be written to {target}: {error.strerror or error}") from error
+            save_per_query(self.per_query, target, **about)
         return target
 
     def html(
         self,
-        open_sketch: Callable[[str], Image.Image] | None = None,
-        open_photo: Callable[[str], Image.Image] | None = None,
+        open_sketch: Opener | None = None,
+        open_photo: Opener | None = None,
         figures: Mapping[str, Figure] | None = None,
         title: str = "zsbir evaluation",
     ) -> str:
@@ -199,6 +190,7 @@ class Report:
         return pages.page(
             "report.html",
             report=self,
+            grid=results_grid,
             title=title,
             shown=shown,
             pictures=open_sketch is not None,
@@ -215,7 +207,7 @@ class Report:
             parts += ["## Notes", _listed(self.notes)]
         parts += ["## Results", self.table()]
         for name, results in self.groups.items():
-            parts += [f"### {name}", self.grid(results).markdown()]
+            parts += [f"### {name}", results_grid(results).markdown()]
         if self.intervals:
             parts += ["## 95 % bootstrap intervals", self.interval_grid().markdown()]
         parts += ["## Definitions", _listed(self.definitions()), "## Classes", self.class_grid().markdown()]
@@ -250,15 +242,11 @@ class Report:
         lines = [f"{p.name}: {p.describe()}. Used by: {p.used_by}." for p in self.protocols]
         return [*lines, "R@k, MRR and nDCG are the same under every protocol but for the mean; values are in [0, 1]."]
 
-    def grid(self, results: Results | None = None) -> Grid:
-        """Return results by protocol, side by side; a metric that a protocol does not define is a dash."""
-        return results_grid(self.results if results is None else results)
-
     def interval_grid(self) -> Grid:
         """Return each metric with its intervals."""
         rows = [
             [protocol, metric, f"{self.results[protocol][metric]:.4f}",
-             *(f"{found[side][0]:.4f} to {found[side][1]:.4f}" for side in ("queries", "classes"))]
+             *(f"{found[over][0]:.4f} to {found[over][1]:.4f}" for over in OVER)]
             for protocol, metrics in self.intervals.items()
             for metric, found in metrics.items()
         ]  # fmt: skip
@@ -279,13 +267,17 @@ class Report:
     def _plots(self) -> dict[str, plots.Plot]:
         protocol, metric = self._lead()
         values = {name: found[metric] for name, found in self.per_class[protocol].items()}
-        found = {"per class": plots.class_bars(values, self.results[protocol][metric], f"{metric} ({protocol})")}
+        bars = partial(plots.class_bars, values, self.results[protocol][metric], f"{metric} ({protocol})")
+        found = {"per class": plots.Plot(7, 1 + 0.2 * len(values), bars)}
         if self.curve:
-            found["precision-recall"] = plots.curve(self.curve["recall"], self.curve["precision"])
+            found["precision-recall"] = plots.Plot(
+                5, 3.6, partial(plots.curve, self.curve["recall"], self.curve["precision"])
+            )
         if self.histogram:
-            found["scores"] = plots.histogram(self.histogram)
+            found["scores"] = plots.Plot(5, 3.6, partial(plots.histogram, self.histogram))
         if self.confusion.size:
-            found["confusion"] = plots.confusion(self.confusion, self.classes)
+            side = 2.5 + 0.17 * max(np.count_nonzero(self.confusion.any(axis=axis)) for axis in (0, 1))
+            found["confusion"] = plots.Plot(side + 1, side, partial(plots.confusion, self.confusion, self.classes))
         return found
 
 
@@ -303,9 +295,6 @@ def results_grid(results: Mapping[str, Mapping[str, float | str]]) -> Grid:
     | P@100 | 0.2500 | – |
     """
     metrics = dict.fromkeys(metric for values in results.values() for metric in values)
-
-    def text(value: float | str) -> str:
-        return value if isinstance(value, str) else f"{value:.4f}"
-
-    rows = [[m, *(text(values[m]) if m in values else "–" for values in results.values())] for m in metrics]
-    return Grid(["metric", *results], rows)
+    found = [[values.get(metric, "–") for values in results.values()] for metric in metrics]
+    text = [[value if isinstance(value, str) else f"{value:.4f}" for value in row] for row in found]
+    return Grid(["metric", *results], [[metric, *row] for metric, row in zip(metrics, text, strict=True)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zsbir.evaluation.inputs import Array, as_floats, check_finite, check_vectors, common_labels
-from zsbir.evaluation.measure import PerQuery, Protocols, Request, ScoreChunk, averages, measure
+from zsbir.evaluation.inputs import Array, as_floats, check_counts, check_embeddings, check_finite, common_labels
+from zsbir.evaluation.measure import Protocols, Request, Results, ScoreChunk, averages, measure
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
-from zsbir.types import Embeddings
+from zsbir.types import Domain, Embeddings, Labels
 
 
 def evaluate_scores(
@@ -25,7 +24,7 @@ def evaluate_scores(
     gallery_labels: Array | Sequence[Any],
     protocols: Protocols = ("standard",),
     ks: Sequence[int] | int = (100, 200),
-) -> dict[str, dict[str, float]]:
+) -> Results:
     """Evaluate a matrix of scores under any number of protocols.
 
     Args:
@@ -48,14 +47,14 @@ def evaluate_scores(
     0.8333333333333333
     """
     matrix = as_floats(scores, "the scores")
-    check_vectors(matrix[:, :1], matrix[:, :1].new_empty(matrix.shape[1], 1))
+    check_counts(*matrix.shape)
     check_finite(matrix, "rows of the scores")
-    labels = common_labels(query_labels, gallery_labels, (matrix.shape[0], matrix.shape[1]))[:2]
+    left, right, _ = common_labels(query_labels, gallery_labels, matrix.shape)
 
     def chunk(index: npt.NDArray[np.int64]) -> Tensor:
         return matrix[torch.from_numpy(index).to(matrix.device)]
 
-    return _means(chunk, *labels, Request(protocols, ks), matrix)
+    return _means(chunk, left, right, Request(protocols, ks), matrix)
 
 
 def evaluate_embeddings(
@@ -66,7 +65,7 @@ def evaluate_embeddings(
     protocols: Protocols = ("standard",),
     ks: Sequence[int] | int = (100, 200),
     matcher: str | Mapping[str, Any] | Matcher = "cosine",
-) -> dict[str, dict[str, float]]:
+) -> Results:
     """Evaluate vectors under any number of protocols; the full score matrix never exists.
 
     Args:
@@ -88,41 +87,21 @@ def evaluate_embeddings(
     >>> result["standard"]
     {'mAP@all': 1.0, 'mAP@1': 1.0, 'P@1': 1.0}
     """
-    photos = as_floats(gallery, "the gallery vectors")
-    sketches = as_floats(queries, "the queries").to(photos.device)
-    check_vectors(sketches, photos)
-    check_finite(sketches, "queries")
-    check_finite(photos, "gallery photos")
-    left, right, _ = common_labels(query_labels, gallery_labels, (len(sketches), len(photos)))
-    request = Request(protocols, ks)
-    sides = Embeddings(sketches, left, domain="sketch"), Embeddings(photos, right, domain="photo")
-    return _means(fitted_scores(MATCHERS.build(matcher), *sides), left, right, request, photos)
+    given: list[tuple[Any, Any, Domain]] = [(queries, query_labels, "sketch"), (gallery, gallery_labels, "photo")]
+    left, right = check_embeddings(*(Embeddings(vectors, labels, domain=side) for vectors, labels, side in given))
+    chunk = fitted_scores(MATCHERS.build(matcher), left, right)
+    return _means(chunk, left.labels, right.labels, Request(protocols, ks), right.vectors)
 
 
-def _means(
-    chunk: ScoreChunk, left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], request: Request, like: Tensor
-) -> dict[str, dict[str, float]]:
-    result: PerQuery = measure(chunk, left, right, request, like.device, like.dtype.itemsize)
+def _means(chunk: ScoreChunk, left: Labels, right: Labels, request: Request, like: Tensor) -> Results:
+    found = measure(chunk, left, right, request, like)
     alone = ["all photos are of one class, so every ranking is perfect"] if (right == right[0]).all() else []
-    for note in (*alone, *result.notes):
+    for note in (*alone, *found.notes):
         warnings.warn(note, stacklevel=3)
-    return averages(result, request.protocols)
+    return averages(found, request.protocols)
 
 
 def fitted_scores(matcher: Matcher, queries: Embeddings, gallery: Embeddings) -> ScoreChunk:
     """Fit the matcher on the gallery and return its scores by query positions."""
     fitted = matcher.fit(gallery)
-    return lambda index: fitted.scores(take(queries, index))
-
-
-def take(embeddings: Embeddings, index: npt.NDArray[np.int64], paths: bool = False) -> Embeddings:
-    """Return the chosen rows; their paths are dropped unless asked for."""
-    where = torch.from_numpy(index)
-    tokens = embeddings.tokens
-    return replace(
-        embeddings,
-        vectors=embeddings.vectors[where.to(embeddings.vectors.device)],
-        labels=np.asarray(embeddings.labels)[index],
-        paths=embeddings.paths.take(index) if paths and len(embeddings.paths) else type(embeddings.paths)(),
-        tokens=None if tokens is None else tokens[where.to(tokens.device)],
-    )
+    return lambda index: fitted.scores(queries.take(index))

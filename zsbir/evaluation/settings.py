@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 import torch
@@ -16,8 +14,7 @@ from zsbir.evaluation.domain_gap import gap_of
 from zsbir.evaluation.evaluator import Evaluator
 from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.report import Report
-from zsbir.evaluation.scoring import take
-from zsbir.types import Embeddings, Paths
+from zsbir.types import Embeddings
 
 FEW_SKETCHES = 20
 FEW_PHOTOS = 10
@@ -32,13 +29,9 @@ def few_queries(evaluator: Evaluator, queries: Embeddings, gallery: Embeddings, 
         f"few queries: every {FEW_SKETCHES}th sketch and every {FEW_PHOTOS}th photo only, as released with ZSE-SBIR; "
         "not comparable with results on the whole test set"
     )
-    fewer = every(queries, FEW_SKETCHES), every(gallery, FEW_PHOTOS)
-    return evaluator.evaluate(*fewer, (*notes, warning), "few-queries")
-
-
-def every(embeddings: Embeddings, step: int) -> Embeddings:
-    """Return every `step`-th image, the first included, with its path."""
-    return take(embeddings, np.arange(0, len(embeddings), step), paths=True)
+    sketches = queries.take(np.arange(0, len(queries), FEW_SKETCHES))
+    photos = gallery.take(np.arange(0, len(gallery), FEW_PHOTOS))
+    return evaluator.evaluate(sketches, photos, (*notes, warning), "few-queries")
 
 
 def binary(
@@ -65,12 +58,11 @@ def binary(
     Raises:
         ZsbirError: If the vectors have fewer dimensions than bits.
     """
-    left, right, _ = check_embeddings(queries, gallery)
+    left, right = check_embeddings(queries, gallery)
     quantiser = fit_itq(right.vectors if learn_from is None else learn_from.vectors, bits, seed=seed)
     where = "transductive: ITQ is fitted on the gallery" if learn_from is None else "ITQ is fitted on other images"
-    coded = [replace(side, vectors=quantiser.codes(side.vectors), meta=side.meta) for side in (left, right)]
-    hashed = evaluator.like("hamming")
-    return hashed.evaluate(coded[0], coded[1], (*notes, f"{bits} bit codes; {where}"), f"binary-{bits}")
+    left, right = (replace(side, vectors=quantiser.codes(side.vectors)) for side in (left, right))
+    return evaluator.like("hamming").evaluate(left, right, (*notes, f"{bits} bit codes; {where}"), f"binary-{bits}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,16 +87,7 @@ class ITQ:
 
 
 def fit_itq(vectors: Tensor, bits: int, iterations: int = 50, seed: int = 0) -> ITQ:
-    """Fit ITQ.
-
-    Args:
-        vectors: (n, D) float, what the codes are learnt from.
-        bits: Length of the codes, at most D and n.
-        iterations: Alternations between codes and rotation, 50 as published.
-        seed: Of the rotation at the start.
-
-    Returns:
-        The quantiser, in float64 on the device of `vectors`.
+    """Fit ITQ on (n, D) vectors, in float64 on their device; 50 iterations as published, `seed` is of the first turn.
 
     Raises:
         ZsbirError: If there are fewer dimensions or vectors than bits.
@@ -154,53 +137,26 @@ def generalised(
     overlap = sorted(set(unseen[1].classes) & set(seen[1].classes))
     if overlap:
         raise ZsbirError(f"{len(overlap)} classes are both seen and unseen: {', '.join(overlap)}")
-    joint = _joined(unseen[1], seen[1])
+    if not unseen[1].classes or not seen[1].classes:
+        raise ZsbirError("the generalised setting needs the class names of both galleries")
+    behind = replace(seen[1], labels=seen[1].labels + len(unseen[1].classes))
+    joint = replace(
+        Embeddings.join([unseen[1], behind]),
+        classes=(*unseen[1].classes, *seen[1].classes),
+        meta={"unseen": unseen[1].meta, "seen": seen[1].meta},
+    )
     said = f"generalised: the gallery has {len(unseen[1])} photos of unseen and {len(seen[1])} of seen classes"
     report = evaluator.evaluate(unseen[0], joint, (*notes, said), "generalised")
     groups = {"unseen": report.results}
     if len(seen[0]):
-        found = evaluator.like(evaluator.matcher, show=False).evaluate(seen[0], joint, setting="generalised").results
+        found = evaluator.like(evaluator.matcher, show=False).evaluate(seen[0], joint).results
         groups["seen"] = found
         groups["harmonic mean"] = {
-            protocol: {metric: harmonic(u, found[protocol][metric]) for metric, u in values.items()}
+            protocol: {
+                metric: 2 * u * s / (u + s) if (s := found[protocol][metric]) + u else 0.0
+                for metric, u in values.items()
+            }
             for protocol, values in report.results.items()
         }
     # Between the same classes, as in the other settings: the seen photos are another matter than the domain.
     return replace(report, groups=groups, domain_gap=gap_of(*unseen, evaluator.seed))
-
-
-def harmonic(first: float, second: float) -> float:
-    """Return the harmonic mean, 0 if both are 0.
-
-    >>> harmonic(0.5, 1.0)
-    0.6666666666666666
-    """
-    return 2 * first * second / (first + second) if first + second else 0.0
-
-
-def _joined(first: Embeddings, second: Embeddings) -> Embeddings:
-    if not first.classes or not second.classes:
-        raise ZsbirError("the generalised setting needs the class names of both galleries")
-    tokens = None
-    if first.tokens is not None and second.tokens is not None:
-        tokens = torch.cat([first.tokens, second.tokens])
-    known = len(first.paths) == len(first) and len(second.paths) == len(second)
-    return Embeddings(
-        torch.cat([first.vectors, second.vectors]),
-        np.concatenate([first.labels, second.labels + len(first.classes)]),
-        (*first.classes, *second.classes),
-        Paths([*first.paths, *second.paths]) if known else Paths(),
-        first.domain,
-        tokens,
-        {"unseen": first.meta, "seen": second.meta},
-    )
-
-
-def photo_id(path: str, sketch: bool = False) -> str:
-    """Return which photo a file is, or was drawn from, by Sketchy's names.
-
-    >>> photo_id("airplane/n02691156_10151.jpg"), photo_id("airplane/n02691156_10151-3.png", sketch=True)
-    ('n02691156_10151', 'n02691156_10151')
-    """
-    stem = PurePosixPath(path).stem
-    return re.sub(r"-\d+$", "", stem) if sketch else stem

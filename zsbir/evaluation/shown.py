@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
@@ -13,70 +12,24 @@ import numpy.typing as npt
 from zsbir.errors import ZsbirError
 from zsbir.types import Labels
 
-
-@dataclass(frozen=True)
-class Shown:
-    """What is shown of a report's queries.
-
-    Attributes:
-        examples: How many of the best, of the median and of the worst queries by AP.
-        random: How many further ones drawn by chance.
-        queries: Files of further ones, see `find_queries`.
-        top: How many photos of each.
-    """
-
-    examples: int = 3
-    random: int = 0
-    queries: tuple[str, ...] = ()
-    top: int = 10
-
-    def __post_init__(self) -> None:
-        if min(self.examples, self.random) < 0 or self.top < 1:
-            raise ZsbirError(
-                f"a report shows at least 1 photo of 0 or more queries, not top={self.top} of examples="
-                f"{self.examples} and random={self.random}"
-            )
-
-    def choose(
-        self, ap: npt.NDArray[np.float64], evaluated: Labels, paths: Sequence[str], count: int, seed: int
-    ) -> list[tuple[int, str, float | None]]:
-        """Return the position, a note and the AP of each query to show, none twice.
-
-        Args:
-            ap: (q,) AP of the evaluated queries.
-            evaluated: (q,) their positions.
-            paths: The files of all queries; empty if they are not known.
-            count: How many queries there are.
-            seed: Of the random ones.
-
-        Raises:
-            ZsbirError: If a file is none of the queries.
-        """
-        chosen = best_median_worst(ap, evaluated, self.examples) if self.examples else []
-        known = {int(query): float(value) for query, value in zip(evaluated, ap, strict=True)}
-        taken = {query for query, _, _ in chosen}
-        named = [query for query in dict.fromkeys(find_queries(paths, self.queries)) if query not in taken]
-        drawn = draw_queries(count, self.random, seed, {*taken, *named})
-        for note, some in (("chosen", named), ("random", drawn)):
-            chosen += [(query, note, known.get(query)) for query in some]
-        return chosen
+Chosen = tuple[int, str, float | None]
+"""A query to show: its position, a note, and its AP if it has a relevant photo."""
 
 
-def best_median_worst(ap: npt.NDArray[np.float64], query: Labels, each: int = 3) -> list[tuple[int, str, float | None]]:
+def best_median_worst(ap: npt.NDArray[np.float64], query: Labels, each: int = 3) -> list[Chosen]:
     """Choose the best, median and worst queries by AP, `each` of each, none twice.
 
     >>> best_median_worst(np.array([0.1, 0.9, 0.5]), np.array([0, 1, 2]), each=1)
     [(1, 'best', 0.9), (2, 'median', 0.5), (0, 'worst', 0.1)]
     """
-    order = np.argsort(-ap, kind="stable")
+    order = np.argsort(-ap, kind="stable").tolist()
     each = min(each, len(order) // 3) or min(1, len(order))
     middle = max(0, len(order) // 2 - each // 2)
     picks = {"best": order[:each], "median": order[middle : middle + each], "worst": order[len(order) - each :]}
-    chosen: dict[int, tuple[int, str, float | None]] = {}
+    notes: dict[int, str] = {}
     for note, places in picks.items():
-        for place in places:
-            chosen.setdefault(int(place), (int(query[place]), note, float(ap[place])))
-    return list(chosen.values())
+        notes |= {place: note for place in places if place not in notes}
+    return [(int(query[place]), notes[place], float(ap[place])) for place in notes]
 
 
 def draw_queries(count: int, wanted: int, seed: int, without: Collection[int] = ()) -> list[int]:
@@ -102,21 +55,19 @@ def find_queries(paths: Sequence[str], wanted: Sequence[str]) -> list[int]:
     >>> find_queries(["sketch/cat/1.png", "sketch/dog/1.png"], ["data/sketch/dog/1.png", "cat/1.png"])
     [1, 0]
     """
-    parts = {path: PurePath(path).parts for path in paths} if wanted else {}
+    parts = [PurePath(path).parts for path in paths] if wanted else []
     return [_find(paths, parts, name) for name in wanted]
 
 
-def _find(paths: Sequence[str], parts: dict[str, tuple[str, ...]], name: str) -> int:
+def _find(paths: Sequence[str], parts: Sequence[tuple[str, ...]], name: str) -> int:
     asked = PurePath(name).parts
-    fits: list[tuple[int, bool, int]] = []
-    for place, path in enumerate(paths):
-        own = parts[path]
+    fits: dict[tuple[int, bool], list[int]] = {}
+    for place, own in enumerate(parts):
         shared = min(len(own), len(asked))
         if shared and own[-shared:] == asked[-shared:]:
-            fits.append((shared, len(own) == len(asked), place))
+            fits.setdefault((shared, len(own) == len(asked)), []).append(place)
     # The one that agrees farthest, and of those the one that is no longer than what was asked for.
-    best = max((fit[:2] for fit in fits), default=(0, False))
-    found = [place for *fit, place in fits if tuple(fit) == best]
+    found = fits[max(fits)] if fits else []
     if len(found) == 1:
         return found[0]
     if found:
