@@ -1,4 +1,4 @@
-"""Bytes by key in one SQLite file, for what can be made again: decoded images, hashes, masks.
+"""Keep bytes by key in one SQLite file, for what can be made again: decoded images, hashes, masks.
 
 Every value carries a checksum over its key and itself, so a damaged store loses values and never gives another's.
 """

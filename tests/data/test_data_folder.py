@@ -88,9 +88,12 @@ def test_label_file_names_the_unseen(pets):
 def test_other_files_are_counted(pets):
     (pets / "photo/cat/notes.txt").write_text("x")
     (pets / "photo/README").write_text("x")
+    picture(pets / "photo/loose.jpg")
     (pets / "photo/cat/.hidden.png").write_text("x")
     data = build(pets)
-    assert data.skipped == [(f"{pets}/photo/{name}", "it is no image") for name in ("README", "cat/notes.txt")]
+    no_image, loose = "it is no image", "it is in no class folder"
+    found = {"README": no_image, "cat/notes.txt": no_image, "loose.jpg": loose}
+    assert data.skipped == [(f"{pets}/photo/{name}", reason) for name, reason in found.items()]
     assert len(data.train.photos) == 9
 
 

@@ -78,7 +78,7 @@ def test_missing_drawings_are_named(tmp_path):
 
 def test_wrong_style():
     for style in ({"size": 0}, {"line_width": 0}, {"margin": 0.5}):
-        with pytest.raises(ZsbirError, match="rasterised"):
+        with pytest.raises(ZsbirError, match=f"stroke style: {next(iter(style))}="):
             StrokeStyle(**style)
 
 

@@ -168,8 +168,8 @@ def cache(
         folder: Where the cache is; it needs 3 * size² bytes an image.
         root: The data set's folder.
         size: Side of the images in pixels, that of the backbone.
-        sketch: How a sketch becomes a square: squash, bicubic, crop-pad or crop-pad-released (puxim).
-        photo: How a photo becomes a square: squash, or bicubic (puxim).
+        sketch: How a sketch becomes a square: squash, bicubic, pad-black, crop-pad or crop-pad-released (puxim).
+        photo: How a photo becomes a square, likewise: squash, or bicubic (puxim).
         unseen: Test classes for the data set `folder` (all classes are cached).
         split: A split file.
         set_data: Further arguments of the data set, key=value ...: file=my.csv for `table`.

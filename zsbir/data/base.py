@@ -1,4 +1,4 @@
-"""The dataset contract, and the one place where seen and unseen classes are told apart."""
+"""The base class of datasets; here alone seen and unseen classes are separated."""
 
 from __future__ import annotations
 
@@ -211,7 +211,6 @@ def _hold_out_images(train: Split, share: float, seed: int) -> tuple[Split, Spli
         for label in range(len(train.classes)) if share else ():
             members = rng.permutation(np.flatnonzero(labels == label))
             out[domain][members[: int(len(members) * share)]] = True
-    return (
-        Split.by_domain(lambda domain: train.of(domain).where(~out[domain]), train.classes),
-        Split.by_domain(lambda domain: train.of(domain).where(out[domain]), train.classes),
-    )
+    held = Split.by_domain(lambda domain: train.of(domain).where(out[domain]), train.classes)
+    kept = Split.by_domain(lambda domain: train.of(domain).where(~out[domain]), train.classes) if share else train
+    return kept, held

@@ -1,4 +1,4 @@
-"""A step's images on their way to the method: augmentation in batches, on the device."""
+"""Augment a step's images in batches, on the device."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def to_batch(
     sketch_fill: float | None = 1.0,
     photo_fill: float | None = None,
 ) -> Batch:
-    """Finish a step on the device: to float, augment.
+    """Turn a step's images into floats and augment them, on the device.
 
     Args:
         raw: What the loader gave.

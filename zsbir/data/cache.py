@@ -1,4 +1,4 @@
-"""Decoded, resized images on the disk: later epochs cost no decoding.
+"""Keep decoded, resized images on the disk, so that later epochs decode nothing.
 
 A cache folder has one `zsbir.store.Store` for each (size, preparation, drawing style). It holds, by a file's path, size
 and time of change, the hash of its content, and by that hash the pixels. So equal files share their pixels, and a file
@@ -101,7 +101,7 @@ def fill_cache(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> tuple[int, int, list[str]]:
-    """Decode every image of a data set that the cache lacks, or has of an older file.
+    """Decode every image that the cache lacks, or whose file changed.
 
     Args:
         dataset: Whose images.

@@ -1,4 +1,4 @@
-"""Is a data set on the disk what it should be? Counts, missing and broken files, duplicates; nothing is written."""
+"""Check a data set on the disk: count its images, find missing and broken files and duplicates; write nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN = 20
 
 @dataclass
 class CheckReport:
-    """What was found.
+    """What a check found.
 
     Attributes:
         name: The data set.

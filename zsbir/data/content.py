@@ -1,4 +1,4 @@
-"""Sizes, contents and decodability of many records, in parallel and without a Python object per file."""
+"""Do something with each of many records, in parallel and without a Python object for each file."""
 
 from __future__ import annotations
 

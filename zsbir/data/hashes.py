@@ -1,4 +1,4 @@
-"""The content of a data set's files as one hash; each file is read once and remembered by size and time of change.
+"""Hash the content of a data set's files: read each file once, and remember its hash by size and time of change.
 
 What is remembered lies in ``zsbir/hashes.sqlite`` under ``$XDG_CACHE_HOME`` or ``~/.cache``. A file whose size or time
 of change (in nanoseconds) is another than last time is read again; one that was changed and then given back both by

@@ -1,4 +1,4 @@
-"""Which unseen classes a network pretrained on ImageNet-1k has been taught after all."""
+"""Find the unseen classes that ImageNet-1k contains, and that a network pretrained on it has therefore seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding in a child process that is ended at a limit of time or memory.
+"""Decode in a child process that is killed at a limit of time or memory.
 
 An SVG of a few kilobytes can keep its renderer busy for minutes, with Python's lock held, or end the process. So files
 that may come from anywhere are decoded in a child, which opens no file and is killed at its limit. It is a plain child
@@ -43,7 +43,7 @@ class Budget:
 
 
 class IsolatedError(ZsbirError):
-    """A decoding that failed, or that was ended.
+    """A decoding failed, or was stopped at a limit.
 
     Attributes:
         status: The `status` of the error that the function raised, if it had one.

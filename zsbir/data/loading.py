@@ -1,4 +1,4 @@
-"""From index plans to raw batches: decoding in worker processes, ahead of the step."""
+"""Turn index plans into raw batches: decode in worker processes, ahead of the step."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from zsbir.arguments import Count, checked
+from zsbir.arguments import Count, Positive, checked
 from zsbir.data.images import upright
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
@@ -111,18 +111,15 @@ class Preprocess:
 
     size: Count
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
     sketch: str = "squash"
     photo: str = "squash"
 
     def __post_init__(self) -> None:
         for how in (self.sketch, self.photo):
             _check(self.size, how)
-        for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))  # a list, where it comes out of JSON
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise ZsbirError(f"{name}={getattr(self, name)} must be three numbers, those of std above 0")
-            object.__setattr__(self, name, values)
+        for name in ("mean", "std"):  # a list, where it comes out of JSON
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
 
     @classmethod
     def of(cls, backbone: Any, given: Mapping[str, Any] | None = None, **published: Any) -> Preprocess:

@@ -1,4 +1,4 @@
-"""Which images make up each training step: index plans, a pure function of the split, the seed and the epoch.
+"""Choose the images of each training step: index plans, a pure function of the split, the seed and the epoch.
 
 A plan is drawn as a whole and then sliced, so that it does not depend on the number of workers or processes, and a
 run that was stopped goes on with exactly the step it would have done next.

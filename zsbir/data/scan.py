@@ -1,6 +1,6 @@
-"""Find image files: names only, nothing is decoded, no Python object stays per file.
+"""Find image files by their names: decode nothing, and keep no Python object for each file.
 
-Regular files alone are found. A pipe, a device, a name that is not UTF-8 and a dangling link are left out and listed.
+Only regular files are found. Pipes, devices, names that are not UTF-8 and dangling links are left out and listed.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def scan_classes(root: Path, folders: Iterable[str], spelling: Mapping[str, str]
                 ]
                 paths = Paths(record for file in files for record in records_in(root, file))
             elif kind_of(name) != "ndjson":
-                skipped.append((entry.path, NO_IMAGE))
+                skipped.append((entry.path, "it is in no class folder" if kind_of(name) else NO_IMAGE))
                 continue
             elif _usable(entry, skipped):
                 name = name.rpartition(".")[0].removeprefix("full_simplified_")

@@ -1,4 +1,4 @@
-"""How alike class names are to the labels of a pretrained classifier, by WordNet: the semantic prior of SBKA.
+"""Compare class names with the labels of a pretrained classifier, by WordNet: the semantic prior of SBKA.
 
 Source: SAKE (arXiv 1904.03208) and SBKA (arXiv 2312.10320): 1 if class and label are the same synset or one is a
 kind of the other at any depth; else the path similarity 1 / (1 + steps) if that is above 0.2, else 0.

@@ -8,13 +8,14 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 from xml.parsers import expat
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from zsbir.arguments import Count, Positive, Range, checked
 from zsbir.data.formats import kind_of, split_record
 from zsbir.data.isolation import Budget, IsolatedError, isolated
 from zsbir.errors import ZsbirError
@@ -30,6 +31,7 @@ DEEPEST = 100
 """Elements within each other in an SVG file that is drawn: the renderer's stack ends somewhat above 200."""
 
 
+@checked("stroke style")
 @dataclass(frozen=True)
 class StrokeStyle:
     """How drawings are rasterised.
@@ -37,19 +39,12 @@ class StrokeStyle:
     Attributes:
         size: Side of the square in pixels.
         line_width: Width of the lines in pixels; None: 1/64 of the side for QuickDraw, an SVG's own.
-        margin: White border on each side, as a share of the side (QuickDraw only).
+        margin: White border on each side, as a share of the side, below 0.5 (QuickDraw only).
     """
 
-    size: int = 256
-    line_width: float | None = None
-    margin: float = 0.04
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or (self.line_width is not None and self.line_width <= 0) or not 0 <= self.margin < 0.5:
-            raise ZsbirError(
-                f"drawings cannot be rasterised at {self.size} px with lines of {self.line_width} px and a margin of "
-                f"{self.margin}: sizes must be positive, the margin below 0.5"
-            )
+    size: Count = 256
+    line_width: Positive | None = None
+    margin: Annotated[float, Range(0, 0.5, without=("high",))] = 0.04
 
 
 def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:

@@ -1,4 +1,4 @@
-"""How near class names are in meaning: weights for drawing the negative class.
+"""Weigh negative classes by how close their names are in meaning.
 
 A source of meaning is given by a spec, a mapping with the key ``name``:
 

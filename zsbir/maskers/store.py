@@ -1,4 +1,4 @@
-"""Masks computed once per photo and kept on disk, so that training runs no masker after the first pass."""
+"""Compute each photo's mask once and keep it on disk, so that training runs no masker after the first pass."""
 
 from __future__ import annotations
 

@@ -137,13 +137,13 @@ def drawings() -> list[tuple[str, str]]:
         ZsbirError: If OpenMoji is not installed.
     """
     folder = _drawing_folder()
-    found = []
-    for low, high in _THINGS:
-        for code in range(low, high + 1):
-            name = unicodedata.name(chr(code), "")
-            if name and not _NOT.search(name) and (folder / f"{code:X}.svg").is_file():
-                found.append((f"{code:X}", name.lower()))
-    return found
+    codes = [code for low, high in _THINGS for code in range(low, high + 1)]
+    named = {f"{code:X}": unicodedata.name(chr(code), "") for code in codes}
+    return [
+        (stem, name.lower())
+        for stem, name in named.items()
+        if name and not _NOT.search(name) and (folder / f"{stem}.svg").is_file()
+    ]
 
 
 def _drawing_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The published benchmark splits: their list files and their plain class folders, read to the same result.
+"""The published benchmark splits, read from their list files or from plain class folders.
 
 Where the images of a root may lie, each also as ``sketches/CLASS`` and ``photos/CLASS``, and ``zeroshot*/`` with lists:
 

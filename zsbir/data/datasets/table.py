@@ -1,4 +1,4 @@
-"""Your own images by a table: CSV or Parquet with the columns path, domain, label and, where you like, split."""
+"""Your own images, listed in a table: CSV or Parquet with the columns path, domain, label and, optionally, split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DOMAINS = {name: domain for domain, names in DOMAIN_FOLDERS.items() for name in
 
 @DATASETS.register("table")
 class TableDataset(Dataset):
-    """Your own images by a table (CSV or Parquet): path, domain, label and, where you like, split.
+    """Your own images, listed in a table (CSV or Parquet) with path, domain, label and, optionally, split.
 
     ``domain`` is sketch or photo. ``split`` is train, validation, test or seen_test: a class belongs to one of the
     first three; seen_test are images of training classes that are kept out of training. Further columns are ignored.
