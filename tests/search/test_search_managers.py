@@ -1,5 +1,6 @@
 """Links to photo managers, against small servers that speak their routes."""
 
+import asyncio
 import hashlib
 import json
 import threading
@@ -7,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from starlette import testclient
 
@@ -234,6 +236,23 @@ def test_search_prints_links(method, photos, manager, tmp_path, monkeypatch, cap
     manager.forms = ({}, 500)
     assert main(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_slow_manager_keeps_no_search_waiting(index, immich, monkeypatch):
+    follow = threading.Event()
+    monkeypatch.setattr(immich, "page", lambda entry: follow.wait(60) and "https://photos.example/")
+    transport = httpx.ASGITransport(create_app(index, Settings(links=immich)))
+
+    async def everybody():
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            links = [asyncio.create_task(http.get(f"/link/{number}")) for number in (1, 2, 3)]
+            await asyncio.sleep(0)
+            found = await http.post("/search", json={"strokes": [[[1, 200], [1, 200]]], "k": 1})
+            waiting = not any(link.done() for link in links)
+            follow.set()
+            return found.status_code, waiting, {answer.status_code for answer in await asyncio.gather(*links)}
+
+    assert asyncio.run(everybody()) == (200, True, {303})
 
 
 def test_a_slow_manager_is_not_waited_for(index, manager, immich, monkeypatch):

@@ -62,6 +62,7 @@ class Site:
         self._lock = threading.Lock()
         self._places = asyncio.Semaphore(2)
         self._asking = asyncio.Semaphore(32)  # queries that wait for the model: those there are its next batch
+        self._leading = asyncio.Semaphore(4)  # links: a manager that is slow keeps no search waiting
         self._waiting = 0
 
     async def home(self, request: Request) -> Response:
@@ -97,7 +98,7 @@ class Site:
         number, entry = self._entry(request)
         links = self.settings.links
         try:
-            page = None if links is None else await self._working(partial(links.page, entry))
+            page = None if links is None else await self._working(partial(links.page, entry), self._leading)
         except ZsbirError as error:
             return problem(502, str(error))
         if not page:
