@@ -37,7 +37,8 @@ from zsbir.types import Batch
 
 SIDE = 224
 LITE0_WIDTH = 1280
-DRAWINGS_A_WORD = 12
+SHOWN = range(12, 16)  # the drawings of a word that `drawings.py` chooses from: no model learns from them
+POSES = 4  # of each of QuickDraw's drawings
 SHARES = (0.3, 0.3, 0.4)  # of TU-Berlin's sketches as they are, the same posed, and QuickDraw's drawings
 OPTIONS = {"temperature": 0.07}
 HEADS = 3
@@ -74,9 +75,9 @@ def cropped(file: str) -> Image.Image:
     return Image.fromarray(crop_pad(load_image(file), SIDE))
 
 
-def posed(file: str) -> Image.Image:
+def posed(file: str, *pose: int) -> Image.Image:
     """Return a drawing with another line width, mirrored, turned, stretched, in another margin, sometimes blurred."""
-    rng = np.random.default_rng([sum(map(ord, "s3")), sum(map(ord, file)) * 7919 % 100003])
+    rng = np.random.default_rng([sum(map(ord, "s3")), sum(map(ord, file)) * 7919 % 100003, *pose])
     strokes = ".ndjson#" in file
     style = StrokeStyle(256, float(rng.uniform(1.8, 8)), 0.08) if strokes else StrokeStyle()
     image = load_drawing(file, style) if strokes else load_image(file)
@@ -137,7 +138,7 @@ def listing(root: Path, domain: str, known: Sequence[str]) -> tuple[list[str], n
 
 
 def quickdraw(root: Path, known: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the first drawings of every word that is one of the classes, and their classes' positions in `known`."""
+    """Return the drawings of every word that is one of the classes, and their classes' positions in `known`."""
     word_of = {c: MORE_WORDS.get(c, [WORDS.get(c, c.replace("_", " "))]) for c in known}
     there = {file.stem.replace("-", " "): file for file in root.glob("*.ndjson")}
     pairs = [
@@ -145,7 +146,8 @@ def quickdraw(root: Path, known: Sequence[str]) -> tuple[list[str], np.ndarray]:
         for label, name in enumerate(known)
         for word in (w.replace("-", " ") for w in word_of[name])
         if word in there
-        for i in range(min(DRAWINGS_A_WORD, len(there[word].read_bytes().splitlines())))
+        for i in range(len(there[word].read_bytes().splitlines()))
+        if i not in SHOWN
     ]
     return [file for file, _ in pairs], np.array([label for _, label in pairs])
 
@@ -287,13 +289,11 @@ def make(data: Path, work: Path, out: Path, steps: int, classes: Sequence[str]) 
     sketches, sketch_labels = listing(data / "tuberlin76", "sketch", classes)
     photos, photo_labels = listing(data / "tuberlin76", "photo", classes)
     drawings, drawing_labels = quickdraw(data / "quickdraw", classes)
+    poses = [features(model, f"quickdraw-{i}", drawings, lambda f, i=i: posed(f, i), work) for i in range(POSES)]
     kinds = [
-        Pool(features(model, name, files, view, work), labels, len(classes))
-        for name, files, labels, view in (
-            ("tuberlin", sketches, sketch_labels, drawn),
-            ("tuberlin-posed", sketches, sketch_labels, posed),
-            ("quickdraw", drawings, drawing_labels, posed),
-        )
+        Pool(features(model, "tuberlin", sketches, drawn, work), sketch_labels, len(classes)),
+        Pool(features(model, "tuberlin-posed", sketches, posed, work), sketch_labels, len(classes)),
+        Pool(torch.cat(poses), np.tile(drawing_labels, POSES), len(classes)),
     ]
     photo_pool = Pool(features(model, "photos", photos, load_image, work), photo_labels, len(classes))
     head, heads = model.head.linear, []

@@ -41,7 +41,7 @@ CALTECH = (
     "kangaroo", "lobster", "motorbike", "octopus", "panda", "pizza", "saxophone", "scissors", "sea turtle",
 )  # fmt: skip
 CLASS = {"hot air balloon": "hot-air_balloon", "flower": "flower_with_stem", "headphones": "head-phones"}
-FIRST = 12  # drawings of each word that `doodle` may have been trained on
+FIRST = 12  # the drawings of each word before it, and some after those shown, `doodle` may have been trained on
 HITS = 10
 PHOTO = 72
 
