@@ -96,7 +96,7 @@ def test_map_command(run, tmp_path, capsys):
         (("pictures", "RUN", "--query", "cat/1.png"), "is none of the 8 queries"),
         (("pictures", "RUN", "--query", "1.png"), "could be 2 of the queries"),
         (("pictures", "RUN", "--random", "0"), "--random N"),
-        (("pictures", "RUN", "-k", "0"), "at least 1 photo"),
+        (("pictures", "RUN", "-k", "0"), "--top must be at least 1"),
         (("pictures", "RUN", "-o", "RUN/run.json"), "is a file"),
         (("pictures", "RUN", "--set", "a=1"), "--matcher"),
         (("pictures", "RUN", "--matcher", "cosin"), "cosine"),

@@ -58,11 +58,11 @@ def pictures(
     spec = matcher_spec(matcher, set)
     if top < 1 or cell < 8 or (seed or 0) < 0 or (random is not None and random < 0):
         raise ZsbirError(
-            f"a picture has at least 1 photo of 8 pixels, and of 0 or more random sketches with a seed of 0 or more: "
-            f"not {top}, {cell}, {random} and {seed}"
+            f"--top must be at least 1, --cell at least 8, --random and --seed at least 0, not {top}, {cell}, {random} "
+            f"and {seed}"
         )
     if not query and random == 0:
-        raise ZsbirError("which sketches? name them with --query, or draw some with --random N")
+        raise ZsbirError("no sketch is asked for: name sketches with --query, or draw some with --random N")
     if out.is_file():
         raise ZsbirError(f"{out} is a file: give a folder for the pictures with --out")
     count = (0 if query else 8) if random is None else random

@@ -36,7 +36,7 @@ class Evaluator:
     """Evaluates embeddings under one or several protocols.
 
     Args:
-        protocol: Name, record, or a list of them; the first is the one that pictures and tables by class go by.
+        protocol: Name, record, or a list of them; pictures and tables by class show the first.
         matcher: Name, spec or instance.
         metrics: One or some of ``"mAP"``, ``"P@k"``, ``"R@k"``, ``"MRR"``, ``"nDCG"``; None: all.
         ks: Cut-offs, one or several.
@@ -88,14 +88,14 @@ class Evaluator:
     ) -> Report:
         """Evaluate sketches against photos; the scores of each sketch are computed once.
 
-        Labels are matched by class name where the two lists of classes differ. The gallery's device is computed on.
-        Of a matcher that stands for several (a published sweep), the best is reported and marked as chosen on the
-        test labels.
+        Labels are matched by class name where the two lists of classes differ. The work is done on the gallery's
+        device. For a matcher that stands for several (a published sweep), the report is of the best one and says that
+        it was chosen on the test labels.
 
         Args:
             queries: The sketches.
             gallery: The photos.
-            notes: What the report must say besides what is found here, such as a dataset's notes.
+            notes: Further notes for the report, such as a dataset's.
             setting: Name of the setting, see `zsbir.evaluation.settings`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What goes into an evaluation, checked: a mistake is named before it becomes a number."""
+"""Checks of what goes into an evaluation: they name a mistake before it becomes a number."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def as_floats(values: Array | Sequence[Any], what: str) -> Tensor:
     if tensor.dtype in (torch.float32, torch.float64):
         return tensor
     warnings.warn(
-        f"{what} are {str(tensor.dtype).removeprefix('torch.')}: they are computed with in float32, but were "
-        "rounded before, so results differ slightly from those of the full precision",
+        f"{what} are {str(tensor.dtype).removeprefix('torch.')}: zsbir computes with them in float32, but they were "
+        "rounded before, so results differ slightly from those in full precision",
         stacklevel=3,
     )
     return tensor.float()

@@ -1,4 +1,4 @@
-"""What all scores show besides metrics: the first photos of each query, confusion of classes, a histogram."""
+"""What the scores show besides metrics: the first photos of each query, confusion of classes, a histogram."""
 
 from __future__ import annotations
 

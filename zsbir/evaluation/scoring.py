@@ -1,4 +1,4 @@
-"""The two functions under everything else: scores or vectors in, the numbers of any protocols out."""
+"""From scores or vectors to the numbers of any protocols."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def evaluate_embeddings(
     """Evaluate vectors under any number of protocols; the full score matrix never exists.
 
     Args:
-        queries: (Q, D) sketch vectors, arrays or tensors; the gallery's device is computed on.
+        queries: (Q, D) sketch vectors, arrays or tensors; the work is done on the gallery's device.
         query_labels: (Q,) class of each query: numbers from 0, or names.
         gallery: (G, D) photo vectors.
         gallery_labels: (G,) class of each photo.

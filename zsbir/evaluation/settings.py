@@ -1,4 +1,4 @@
-"""Settings: what is searched by what, besides plain zero-shot (unseen sketches against unseen photos)."""
+"""Settings besides plain zero-shot (unseen sketches against unseen photos)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def fit_itq(vectors: Tensor, bits: int, iterations: int = 50, seed: int = 0) -> 
     count, dim = vectors.shape
     if not 1 <= bits <= min(count, dim):
         raise ZsbirError(
-            f"{bits} bits: a code has at least 1, and needs as many dimensions and vectors; there are {dim} and {count}"
+            f"a code of {bits} bits needs at least 1 bit, and as many dimensions and vectors as bits; there are {dim} "
+            f"dimensions and {count} vectors"
         )
     data = vectors.to(torch.float64)
     mean = data.mean(dim=0)

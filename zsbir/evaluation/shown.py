@@ -77,6 +77,6 @@ def _find(paths: Sequence[str], parts: Sequence[tuple[str, ...]], name: str) -> 
         raise ZsbirError(f"the sketch {name} cannot be found: these embeddings do not know their files")
     near = difflib.get_close_matches(name, paths, 3, 0.0) if len(paths) <= 20_000 else [*paths[:3]]
     raise ZsbirError(
-        f"the sketch {name} is none of the {len(paths)} queries, which are called {', '.join(near)}; to search with "
-        "any other drawing, use `zsbir index` and `zsbir search`"
+        f"the sketch {name} is none of the {len(paths)} queries (near: {', '.join(near)}); to search with another "
+        "drawing, use `zsbir index` and `zsbir search`"
     )

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals, and the paired randomisation test between two systems."""
+"""Bootstrap intervals, and the paired randomisation test between two systems."""
 
 from __future__ import annotations
 
