@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,7 +69,8 @@ class SharedHead(nn.Module):
 
     def patches(self, tokens: Tensor, domain: Domain) -> Tensor:
         """Return (B, N, out) of patch features (B, N, D): where their mean is the vector, theirs is its output."""
-        out: Tensor = self.linear(self.standard[domain].scaled(tokens.float()))
+        standard: Any = self.standard[domain]
+        out: Tensor = self.linear(standard.scaled(tokens.float()))
         return out
 
     def embed(self, vector: Tensor, domain: Domain) -> Tensor:

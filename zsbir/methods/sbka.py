@@ -91,6 +91,8 @@ class SBKA(Method):
         )
     }  # fmt: skip
     embeds_with = ("student",)
+    student: Any
+    teacher: Any
     has_unused_parameters: bool = True  # the teacher's head, up to the warm-up
 
     def __init__(
@@ -127,7 +129,7 @@ class SBKA(Method):
             self.recipe = replace(self.recipe, augment="affine-corner", sketch_fill=0.0, photo_fill=0.0)
         more = {"pretrained": True if pretrained else None, "weights": weights, "image_size": image_size}
         given = {key: value for key, value in more.items() if value is not None}
-        self.student: Any = BACKBONES.build(backbone, classifier=True, **given)
+        self.student = BACKBONES.build(backbone, classifier=True, **given)
         pretrained_head = self.student.head
         if not isinstance(pretrained_head, nn.Linear):
             raise ZsbirError(f"sbka needs a model with a linear classifier: {type(pretrained_head).__name__} is none")
