@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--block", type=int, default=1024)
+    parser.add_argument("--name", default="bulk", help="of the result files")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -87,7 +88,7 @@ def main() -> None:
         for r in rows
     ]
     head = ("engine", "images a second", "seconds in all", "to the first part", "peak memory of all its processes, MB")
-    write("bulk", {"count": args.count, "block": args.block, "rows": rows}, table(head, lines))
+    write(args.name, {"count": args.count, "block": args.block, "rows": rows}, table(head, lines))
 
 
 if __name__ == "__main__":

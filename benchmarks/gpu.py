@@ -1,7 +1,7 @@
-"""Everything that can only be measured on a GPU: equal results, training steps, embedding, evaluation, matching.
+"""What can only be measured on a GPU: equal results, training steps, embedding, queries, evaluation, matching.
 
     python benchmarks/gpu.py                    # all parts, those that are done already are skipped
-    python benchmarks/gpu.py training --again   # one part, measured anew
+    python benchmarks/gpu.py serving --again    # one part, measured anew
 
 Each part is a process of its own with ten minutes at most and a results file of its own, so a stopped run goes on where
 it was. `--dry` runs tiny sizes on any machine, and keeps no results: it says whether the script works.
@@ -16,6 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,15 @@ import numpy as np
 import torch
 from _results import RESULTS, table, write
 from PIL import Image
+from training import PlainLoop, Watch
 
 import zsbir
+from zsbir.engine.devices import auto_precision
 from zsbir.engine.logging import Estimate, StepLog
 from zsbir.engine.speed import Speed
 from zsbir.engine.trainer import Trainer
 from zsbir.evaluation import evaluate_embeddings
+from zsbir.search.model import Embedder
 from zsbir.types import Embeddings
 
 LIMIT = 600
@@ -43,10 +49,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "dann": {"backbone": {"name": "tiny", "image_size": 32}},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
-    "auto": {"speed": "auto"},
-    "auto, bf16": {"speed": "auto", "precision": "bf16"},
-    "auto, bf16, compile": {"speed": "compile", "precision": "bf16"},
+    "plain loop": {},
+    "as it comes": {"speed": Speed()},
+    "auto": {"speed": Speed.auto(), "precision": auto_precision("auto")},
+    "auto, compile": {"speed": replace(Speed.auto(), compile=True), "precision": auto_precision("auto")},
 }
 Result = tuple[dict[str, Any], str]
 
@@ -171,41 +177,51 @@ def read_loss(run: Path) -> float:
     return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"])
 
 
-def training(dry: bool) -> Result:
-    """Images a second of each published step, by speed options, and the share of the time that it waits for data."""
-    rows = []
+def training(dry: bool, *, name: str) -> Result:
+    """Images a second of a published step by speed options, against a loop by hand in float32 (target: twice as fast).
+
+    The trainer's batches come from the cache of decoded images, as in all epochs but the first; the loop's from files.
+    """
+    rows: list[list[Any]] = []
     steps, batch, workers = (3, 6, 0) if dry else (60, 64, 8)
     with tempfile.TemporaryDirectory() as folder:
         root = photos(Path(folder) / "data", 8, 8 if dry else 64, 64 if dry else 400)
         data = zsbir.DATASETS.build("folder", root=root, unseen=1, validation=0)
-        for name, options in (SMALL if dry else METHODS).items():
-            for variant, settings in list(VARIANTS.items())[: 2 if dry else None]:
-                more = {"classes": data.train.classes} if name == "sbka" else {}
-                method = zsbir.build(name, **options, **more)
-                rows_a_step = 3 * batch if method.recipe.sampling == "mixed" else batch
-                recipe = zsbir.Recipe(
-                    epochs=2, batch_size=rows_a_step, samples_per_epoch=rows_a_step * steps,
-                    sampling=method.recipe.sampling,
-                )  # fmt: skip
-                auto = Speed.auto()
-                speed = {"auto": auto, "compile": Speed(channels_last=auto.channels_last, compile=True), None: Speed()}
-                trainer = Trainer(
-                    method, data, recipe=recipe, workers=workers, speed=speed[settings.get("speed")],
-                    precision=settings.get("precision", "no"), progress=False, select_on="none",
-                )  # fmt: skip
-                trainer.use_cache(Path(folder) / "cache")
-                log = Path(folder) / f"{name}-{variant}.jsonl"
-                trainer.learner.start(trainer.steps_per_epoch)
-                for trainer.epoch in range(2):  # the first compiles, starts the workers and fills the cache
-                    trainer.figures.log = StepLog(log)
-                    start = time.perf_counter()
-                    trainer._one_epoch(Estimate(0, show=False))
-                    wait()
-                    spent = time.perf_counter() - start
-                waited = [json.loads(line)["wait_s"] for line in log.read_text().splitlines()]
-                rows.append([name, variant, spent / steps, sum(waited) / spent])
-    shown = [[name, variant, f"{3 * batch / step:.0f}", f"{share:.2f}"] for name, variant, step, share in rows]
-    return {"rows": rows}, table(["method", "settings", "images/s", "share of waiting for data"], shown)
+        for variant, settings in list(VARIANTS.items())[: 3 if dry else None]:
+            more = {"classes": data.train.classes} if name == "sbka" else {}
+            method = zsbir.build(name, **(SMALL if dry else METHODS)[name], **more)
+            rows_a_step = 3 * batch if method.recipe.sampling == "mixed" else batch
+            recipe = zsbir.Recipe(
+                epochs=2, batch_size=rows_a_step, samples_per_epoch=rows_a_step * steps,
+                sampling=method.recipe.sampling,
+            )  # fmt: skip
+            if not settings:
+                loop, watch = PlainLoop(method, data, recipe, workers, place()), Watch()
+                for _ in range(2):
+                    loop.run(watch)
+                rows.append([variant, watch.epochs[-1] / steps, watch.waits[-1] / watch.epochs[-1]])
+                continue
+            trainer = Trainer(
+                method, data, recipe=recipe, workers=workers, progress=False, select_on="none", **settings
+            )  # fmt: skip
+            trainer.use_cache(Path(folder) / "cache")
+            log = Path(folder) / f"{variant}.jsonl"
+            trainer.learner.start(trainer.steps_per_epoch)
+            for trainer.epoch in range(2):  # the first compiles, starts the workers and fills the cache
+                log.unlink(missing_ok=True)
+                trainer.figures.log = StepLog(log)
+                start = time.perf_counter()
+                trainer._one_epoch(Estimate(0, show=False))
+                wait()
+                spent = time.perf_counter() - start
+            waited = [json.loads(line)["wait_s"] for line in log.read_text().splitlines()]
+            rows.append([variant, spent / steps, sum(waited) / spent])
+    shown = [
+        [name, variant, f"{3 * batch / step:.0f}", f"{rows[0][1] / step:.2f}×", f"{share:.0%}"]
+        for variant, step, share in rows
+    ]
+    head = ["method", "settings", "images/s", "against the plain loop", "of the time the GPU waits for data"]
+    return {"rows": rows, "target": 2}, table(head, shown)
 
 
 def embedding(dry: bool) -> Result:
@@ -247,6 +263,43 @@ def evaluation(dry: bool) -> Result:
     return {"seconds": spent, "target": 5}, table(["queries", "photos", "s"], [[*sizes, f"{spent:.2f}"]])
 
 
+def scores(matcher: str, sketches: Embeddings, gallery: Embeddings) -> torch.Tensor:
+    return zsbir.MATCHERS.build(matcher).fit(gallery).scores(sketches)
+
+
+def matchers(dry: bool) -> Result:
+    """Matching on the CPU and on the GPU: seconds, and how far the scores are apart."""
+    sizes = (20, 60) if dry else (1000, 4000)
+    sketches, gallery = vectors(sizes[0], 64, 25, 1), vectors(sizes[1], 64, 25, 2)
+    rows = []
+    for name in ("cosine", "k-reciprocal", "diffusion", "query-expansion"):
+        found, spent = [], []
+        for device in ("cpu", place()):
+            there = [replace(some, vectors=some.vectors.to(device)) for some in (sketches, gallery)]
+            run = partial(scores, name, *there)
+            spent.append(seconds(run, 1))
+            found.append(run().float().cpu())
+        gap = float((found[0] - found[1]).abs().max())
+        rows.append([name, *spent, gap])
+    shown = [[name, f"{cpu:.2f}", f"{gpu:.2f}", f"{gap:.1e}"] for name, cpu, gpu, gap in rows]
+    return {"sizes": sizes, "rows": rows}, table(["matcher", "CPU, s", "GPU, s", "largest difference"], shown)
+
+
+def serving(dry: bool) -> Result:
+    """Queries a second of the model behind the search page, for one user and for many at once."""
+    backbone = SMALL["puxim"]["backbone"] if dry else "vit_base_patch16_224"
+    embedder = Embedder(zsbir.build("frozen", backbone=backbone), place().type)
+    drawing = Image.effect_noise((256, 256), 60).convert("RGB")
+    each = 2 if dry else 50
+
+    def ask(users: int) -> None:
+        with ThreadPoolExecutor(users) as pool:
+            list(pool.map(lambda _: embedder.images([drawing], "sketch"), range(users * each)))
+
+    rows = [[users, users * each / seconds(partial(ask, users), 1)] for users in (1, 8, 32)]
+    return {"rows": rows}, table(["users", "queries/s"], [[users, f"{rate:.0f}"] for users, rate in rows])
+
+
 def one_to_many(dry: bool) -> Result:
     """The fit of one-to-many matching on a gallery of Sketchy-25's size (target: 5 s)."""
     gallery = vectors(400 if dry else 17_101, 32 if dry else 1024, 25, 2)
@@ -255,7 +308,9 @@ def one_to_many(dry: bool) -> Result:
 
 
 PARTS: dict[str, Callable[[bool], Result]] = {
-    "equal": equal, "training": training, "embedding": embedding, "evaluation": evaluation, "one_to_many": one_to_many,
+    "equal": equal, **{f"training_{name}": partial(training, name=name) for name in METHODS},
+    "embedding": embedding, "serving": serving, "evaluation": evaluation, "one_to_many": one_to_many,
+    "matchers": matchers,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ SIZES = (500_000, 1_000_000, 2_000_000, 5_000_000)
 GOAL = 100_000_000
 STEP = 65_536
 QUERIES = 200
+CLOCKS = (time.perf_counter, time.process_time)
 
 
 def drawn(count: int, dim: int, seed: int) -> Iterator[np.ndarray]:
@@ -65,6 +66,11 @@ class Peak(threading.Thread):
             time.sleep(0.1)
 
 
+def now() -> tuple[float, float]:
+    """Return the time, and the processor time of this process, in seconds."""
+    return CLOCKS[0](), CLOCKS[1]()
+
+
 def measure(count: int, dim: int, folder: Path) -> dict[str, Any]:
     """Fill a store and search in it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,21 +78,22 @@ def measure(count: int, dim: int, folder: Path) -> dict[str, Any]:
     spent: dict[str, float] = json.loads(kept.read_text()) if kept.is_file() else {}
     peak = Peak()
 
-    def add(name: str, began: float) -> None:
-        spent[name] = spent.get(name, 0) + time.perf_counter() - began
+    def add(name: str, began: tuple[float, float]) -> None:
+        for unit, start, clock in zip(("s", "cpu_s"), began, CLOCKS, strict=True):
+            spent[f"{name}_{unit}"] = spent.get(f"{name}_{unit}", 0) + clock() - start
         kept.write_text(json.dumps(spent))
 
     store = STORES.build("faiss", kind="ivf-pq")
     store.open(folder, dim)
     for number, part in enumerate(drawn(count, dim, 1)):
         if number * STEP >= len(store):
-            began = time.perf_counter()
+            began = now()
             store.add(np.arange(number * STEP, number * STEP + len(part)), part)
-            add("write_s", began)
+            add("write", began)
     store.flush()
-    began = time.perf_counter()
+    began = now()
     store.finish()
-    add("index_s", began)
+    add("index", began)
     row: dict[str, Any] = {"vectors": count, **spent, "peak_mb": peak.own, "peak_with_mapped_mb": peak.mapped}
     row["lists"] = store._index.nlist
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -109,8 +116,8 @@ def measure(count: int, dim: int, folder: Path) -> dict[str, Any]:
 def at_the_goal(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Carry the power law through the last two sizes on to `GOAL`, for what grows like one."""
     found = {}
-    for key in ("write_s", "index_s", "disk_gb", "p50_ms"):
-        (n, a), (m, b) = ((row["vectors"], row[key]) for row in rows[-2:])
+    for key in ("index_cpu_s", "disk_gb", "p50_ms"):
+        (n, a), (m, b) = ((row["vectors"], row.get(key, np.nan)) for row in rows[-2:])
         power = np.log(b / a) / np.log(m / n)
         found[key] = float(b * (GOAL / m) ** power)
         found[f"{key}_power"] = float(power)
@@ -124,6 +131,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the stores are built, one after the other")
     parser.add_argument("--name", default="growth", help="of the result files")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--again", action="store_true", help="measure anew what is there")
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(args.one, args.dim, args.folder / str(args.one))))
@@ -131,38 +139,42 @@ def main() -> None:
     file = RESULTS / f"{args.name}.json"
     rows = json.loads(file.read_text())["rows"] if file.is_file() else []
     for size in args.sizes:
-        if size in [row["vectors"] for row in rows]:
+        if size in [row["vectors"] for row in rows] and not args.again:
             continue
         command = [sys.executable, __file__, "--one", str(size), "--dim", str(args.dim), "--folder", str(args.folder)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows = [row for row in rows if row["vectors"] != size]
         rows = sorted([*rows, json.loads(done.stdout.splitlines()[-1])], key=lambda row: row["vectors"])
         shutil.rmtree(args.folder / str(size))
         report(args.name, rows, args.dim)
 
 
 def report(name: str, rows: list[dict[str, Any]], dim: int) -> None:
-    head = ("vectors", "lists", "write, s", "train and code, s", "own memory at most, MB", "with mapped files, MB",
+    head = ("vectors", "lists", "train and code, s", "of a core", "own memory at most, MB", "with mapped files, MB",
             "disk, GB", "recall@10", "p50, ms", "p95, ms", "load average")  # fmt: skip
-    keys = ("write_s", "index_s", "peak_mb", "peak_with_mapped_mb", "disk_gb")
+    keys = ("index_s", "index_cpu_s", "peak_mb", "peak_with_mapped_mb", "disk_gb")
     lines = [
-        [f"{row['vectors']:,}", row["lists"], *(f"{row[key]:,.1f}" for key in keys), f"{row['recall_at_10']:.3f}",
-         *(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "load_average"))]
+        [f"{row['vectors']:,}", row["lists"], *(f"{row[key]:,.1f}" if key in row else "–" for key in keys),
+         f"{row['recall_at_10']:.3f}", *(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "load_average"))]
         for row in rows
     ]  # fmt: skip
     text = f"IVF-PQ, {dim} dimensions, 64-byte codes, 96 lists probed, 320 candidates scored exactly.\n\n"
     text += table(head, lines)
     more: dict[str, Any] = {}
-    if len(rows) > 1:
+    if len(rows) > 1 and rows[-1]["vectors"] >= GOAL / 100:
         more = at_the_goal(rows)
-        powers = ", ".join(f"{more[f'{key}_power']:.2f}" for key in ("index_s", "disk_gb", "p50_ms"))
+        hours = more["index_cpu_s"] / 3600
         took = (
-            f"{more['index_s'] / 3600:.1f} h on one core, {more['disk_gb']:.0f} GB on disk, p50 {more['p50_ms']:.0f} ms"
+            "not known" if np.isnan(hours) else f"{hours:.1f} h of one core (exponent {more['index_cpu_s_power']:.2f})"
         )
         text += (
-            f"\n{GOAL:,} vectors, not measured, by the power law through the last two sizes (exponents {powers}): to "
-            f"train and code {took}. It assumes files in the page cache, as they were here: from a disk each of 320 "
-            "candidates is a read of its own. Training stops to grow at 16,384 lists, from 67 million vectors on.\n"
+            f"\n{GOAL:,} vectors, not measured, by the power law through the last two sizes: to train and code {took}, "
+            f"{more['disk_gb']:.0f} GB on disk, p50 {more['p50_ms']:.0f} ms (exponent {more['p50_ms_power']:.2f}). It "
+            "assumes files in the page cache, as they were here: from a disk each of 320 candidates is a read of its "
+            "own. The lists stop to grow at 16,384, from 67 million vectors on. Seconds are those of a busy machine; "
+            "processor seconds are not.\n"
         )
+    more = {key: value for key, value in more.items() if not np.isnan(value)}
     write(name, {"dim": dim, "queries": QUERIES, "rows": rows, **more}, text)
 
 

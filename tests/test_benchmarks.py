@@ -24,7 +24,7 @@ def test_gpu_benchmark_refuses_without_one():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("part", ["evaluation", "one_to_many"])
+@pytest.mark.parametrize("part", ["evaluation", "one_to_many", "matchers", "serving"])
 def test_gpu_benchmark_works_in_small(part):
     command = [sys.executable, "gpu.py", part, "--dry"]
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=300)
