@@ -85,7 +85,9 @@ def check_names(call: Call) -> None:
     function, given = call
     registries = {"dataset": zsbir.DATASETS, "matcher": zsbir.MATCHERS, "store": STORES}
     for key, registry in registries.items():
-        assert given.get(key) is None or given[key] in registry, given[key]
+        value = given.get(key)
+        for name in () if value is None else value if isinstance(value, tuple) else (value,):
+            assert name in registry, name
     if given.get("backbone") is not None:
         assert given["backbone"] in zsbir.BACKBONES or timm.is_model(given["backbone"]), given["backbone"]
     names = given.get("protocol", ())
