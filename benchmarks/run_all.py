@@ -72,6 +72,9 @@ BENCHMARKS = (
     Benchmark("gpu", skip="needs a GPU and up to half an hour, and goes on where it was stopped"),
     Benchmark("bulk", skip="large jobs: run it on its own"),
     Benchmark("growth", skip="an hour, and 13 GB of disk: run it on its own"),
+    Benchmark("first_hour", skip="installs zsbir in a new environment, which takes longer than what it measures"),
+    Benchmark("two_versions", skip="needs a checkout of another version"),
+    Benchmark("samples", skip="chooses the photos that come with zsbir; it measures nothing"),
     Benchmark("imagenet_overlap", skip="rebuilds a table of zsbir from WordNet; it measures nothing"),
 )
 
