@@ -217,6 +217,12 @@ class Batch:
         """Return the class name of each label in a (B,) tensor."""
         return [self.classes[i] for i in label.tolist()]
 
+    def triplet(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sketches, their photos and the negatives; raises ZsbirError for a batch without negatives."""
+        if self.negative is None:
+            raise ZsbirError("this method trains on triplets: its recipe needs sampling='triplet'")
+        return self.sketch, self.photo, self.negative
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with every tensor on `device`."""
         import torch

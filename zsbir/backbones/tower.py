@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,10 +34,10 @@ class Tower(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.pool = pool
-        self.unit = unit
-        width = self._width()
+        self.backbone, self.pool, self.unit = backbone, pool, unit
+        width = backbone.dim
+        if pool != "model" and (tokens := backbone.example().tokens) is not None:
+            width = tokens.shape[2]
         layers: list[nn.Module] = [Standard(width)] if standardise else []
         layers += [nn.Dropout(dropout)] if dropout else []
         for i, size in enumerate(head):
@@ -47,18 +46,6 @@ class Tower(nn.Module):
             width = size
         self.head = nn.Sequential(*layers)
         self.dim = width
-
-    def _width(self) -> int:
-        if self.pool == "model":
-            return self.backbone.dim
-        # The width of the tokens is not part of a backbone's contract: ask it.
-        was_training = self.backbone.training
-        self.backbone.eval()
-        size = self.backbone.image_size
-        with torch.no_grad():
-            tokens = self.backbone(torch.zeros(1, 3, size, size)).tokens
-        self.backbone.train(was_training)
-        return self.backbone.dim if tokens is None else tokens.shape[2]
 
     def features(self, images: Tensor) -> Features:
         """Return the pooled features of (B, 3, H, W) images, before the head."""

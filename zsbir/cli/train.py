@@ -297,14 +297,20 @@ def _measured(
     model: ModelOptions,
     machine: MachineOptions,
 ) -> None:
-    from zsbir.engine.measuring import measure
+    from zsbir.engine import run as runs
+    from zsbir.engine.devices import choose_device
 
-    seed = machine.seed or 0
+    seed, device = machine.seed or 0, choose_device(machine.device or "auto")
     folder, dataset, built = _built(method, out, data, model, seed)
-    measure(
-        built, dataset, out=folder, device=machine.device or "auto", seed=seed,
-        workers=2 if workers is None else workers, cache=cache,
-    )  # fmt: skip
+    runs.claim(folder)
+    try:
+        settings = {"device": device, "workers": 2 if workers is None else workers, "select_on": "none"}
+        built.fit(dataset, seed=seed, device=device, workers=settings["workers"], cache=cache, progress=True)
+        runs.write_run(folder, built, dataset, built.recipe, seed, settings)
+        built.save(folder / "best")
+    except Exception:
+        runs.discard(folder)
+        raise
     print(f"done: {folder}\nnext: zsbir evaluate {folder}")
 
 

@@ -49,12 +49,9 @@ class Selection:
                 "one held-out class cannot rank anything, its score is always 1: hold out at least two (--validation 2)"
             )
         self.on: SelectOn = on if on != "validation" or dataset.validation.classes else "none"
-        self.every = every
-        self.patience = patience
+        self.method, self.dataset, self.every, self.patience = method, dataset, every, patience
         self.best: float | None = None
         self.best_epoch: int | None = None
-        self.method = method
-        self.dataset = dataset
         self.figure = "seen_accuracy" if self.on == "accuracy" else f"{self.on}_mAP@all"
         if self.on == "accuracy" and type(method).classify is Method.classify:
             raise ZsbirError(f"select_on=accuracy needs a classifier, and {type(method).__name__} has none")
@@ -87,11 +84,9 @@ class Selection:
 
     def out_of_patience(self, epochs: int) -> bool:
         """Return whether it is time to stop."""
-        return (
-            self.patience is not None
-            and self.best_epoch is not None
-            and epochs - self.best_epoch >= self.patience * self.every
-        )
+        if self.patience is None or self.best_epoch is None:
+            return False
+        return epochs - self.best_epoch >= self.patience * self.every
 
     def describe(self, score: float) -> str:
         """Return a score as a phrase."""

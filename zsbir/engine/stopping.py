@@ -32,9 +32,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.asked = 0
-        self._since = 0.0
-        self._at_once = False
+        self.asked, self._since, self._at_once = 0, 0.0, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:

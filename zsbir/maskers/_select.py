@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
+from zsbir.maskers.base import Masker, MaskRequest
 
 
 def choose(scores: Tensor, ratio: float, keep: int | None = None, threshold: float | None = None) -> Tensor:
@@ -35,7 +36,19 @@ def choose(scores: Tensor, ratio: float, keep: int | None = None, threshold: flo
     return mask.scatter(1, order[:, -min(max(count, 1), patches) :], True)
 
 
-def refuse_both(keep: int | None, threshold: float | None) -> None:
-    """Raise ZsbirError if both ways to choose patches are given."""
-    if keep is not None and threshold is not None:
-        raise ZsbirError("keep and threshold are two ways to choose patches: give one of them")
+class ScoreMasker(Masker):
+    """Keeps the patches with the highest values in its `heatmap`; arguments as for `choose`.
+
+    Raises:
+        ZsbirError: If both `keep` and `threshold` are given.
+    """
+
+    def __init__(self, ratio: float, keep: int | None = None, threshold: float | None = None) -> None:
+        super().__init__()
+        if keep is not None and threshold is not None:
+            raise ZsbirError("keep and threshold are two ways to choose patches: give one of them")
+        self.ratio, self.keep, self.threshold = ratio, keep, threshold
+
+    def forward(self, request: MaskRequest) -> Tensor:
+        """Return (B, N) bool, True = keep."""
+        return choose(self.heatmap(request), self.ratio, self.keep, self.threshold)

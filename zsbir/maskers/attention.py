@@ -7,12 +7,12 @@ from torch import Tensor
 from zsbir.arguments import Count, Proportion, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers._select import choose, refuse_both
-from zsbir.maskers.base import Masker, MaskRequest
+from zsbir.maskers._select import ScoreMasker
+from zsbir.maskers.base import MaskRequest
 
 
 @MASKERS.register("attention")
-class AttentionMasker(Masker):
+class AttentionMasker(ScoreMasker):
     """Keeps the patches that the encoder's class token attends to most; no text, no second model.
 
     Args:
@@ -28,16 +28,10 @@ class AttentionMasker(Masker):
     depends_on_backbone = True
 
     def __init__(self, ratio: Ratio = 0.7, keep: Count | None = None, threshold: Proportion | None = None) -> None:
-        super().__init__()
-        refuse_both(keep, threshold)
-        self.ratio, self.keep, self.threshold = ratio, keep, threshold
-
-    def forward(self, request: MaskRequest) -> Tensor:
-        """Return (B, N) bool, True = keep, from ``features.attention`` (B, N)."""
-        return choose(self.heatmap(request), self.ratio, self.keep, self.threshold)
+        super().__init__(ratio, keep, threshold)
 
     def heatmap(self, request: MaskRequest) -> Tensor:
-        """Return (B, N) float: the attention itself, without gradient.
+        """Return (B, N) float: ``features.attention`` itself, without gradient.
 
         Raises:
             ZsbirError: If the features have no attention, or it is on another grid.

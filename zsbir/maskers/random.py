@@ -7,12 +7,12 @@ from torch import Tensor
 
 from zsbir.arguments import Count, Ratio
 from zsbir.maskers import MASKERS
-from zsbir.maskers._select import choose
-from zsbir.maskers.base import Masker, MaskRequest
+from zsbir.maskers._select import ScoreMasker, choose
+from zsbir.maskers.base import MaskRequest
 
 
 @MASKERS.register("random")
-class RandomMasker(Masker):
+class RandomMasker(ScoreMasker):
     """Keeps random patches, drawn anew at every call: what a masker must beat.
 
     Args:
@@ -23,8 +23,7 @@ class RandomMasker(Masker):
     """
 
     def __init__(self, ratio: Ratio = 0.7, keep: Count | None = None) -> None:
-        super().__init__()
-        self.ratio, self.keep = ratio, keep
+        super().__init__(ratio, keep)
 
     def forward(self, request: MaskRequest) -> Tensor:
         """Return (B, N) bool, True = keep; the same number of patches in every row."""

@@ -14,14 +14,14 @@ from zsbir.arguments import Count, Proportion, Ratio
 from zsbir.clip import clip_tokenizer, create_clip, image_statistics
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
-from zsbir.maskers._select import choose, refuse_both
+from zsbir.maskers._select import ScoreMasker
 from zsbir.maskers._surgery import check_tower, feature_surgery, surgery_tokens
-from zsbir.maskers.base import Masker, MaskRequest
+from zsbir.maskers.base import MaskRequest
 from zsbir.names import prompt_name
 
 
 @MASKERS.register("vxl")
-class VxL(Masker):
+class VxL(ScoreMasker):
     """CLIP Surgery: the patches that match the class name, as PuXIM's VxL sampler chooses them.
 
     Per photo the texts are a generic word and the class name; the map is the class name's similarity after feature
@@ -67,10 +67,8 @@ class VxL(Masker):
         image_size: Count | None = None,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
     ) -> None:
-        super().__init__()
-        refuse_both(keep, threshold)
+        super().__init__(ratio, keep, threshold)
         self.model, self.weights, self.blocks = model, weights, blocks
-        self.ratio, self.keep, self.threshold = ratio, keep, threshold
         self.templates, self.generic, self.raw = _templates(prompts), generic, prompts == "raw"
         self.statistics = statistics
         self.norm, self.image_size, self.precision = norm, image_size, precision
@@ -98,10 +96,6 @@ class VxL(Masker):
             self._clip.append(made)
         return self._clip[0]
 
-    def forward(self, request: MaskRequest) -> Tensor:
-        """Return (B, N) bool, True = keep, from the photos and their class names."""
-        return choose(self.heatmap(request), self.ratio, self.keep, self.threshold)
-
     def heatmap(self, request: MaskRequest) -> Tensor:
         """Return (B, N) float32: the similarity of each patch to its photo's class name."""
         images, grid = request.images, request.grid
@@ -112,8 +106,11 @@ class VxL(Masker):
             texts = self.text_features([self.generic, *request.class_names])
             pairs = torch.stack([texts[:1].expand(len(images), -1), texts[1:]], dim=1)
             maps = self.similarity(tokens, pairs)[:, 1:, 1]
-        # Out of inference mode by a copy: such tensors cannot be saved for a backward pass.
-        return _resize(maps.clone(), self._clip_grid(grid), grid)
+        maps = maps.clone()  # out of inference mode: such tensors cannot be saved for a backward pass
+        if (own := self._clip_grid(grid)) != grid:
+            square = maps.reshape(len(maps), 1, *own)
+            maps = F.interpolate(square, size=grid, mode="bilinear", align_corners=False, antialias=True).flatten(1)
+        return maps
 
     def similarity(self, tokens: Tensor, texts: Tensor) -> Tensor:
         """Return (B, 1 + N, K) float of raw tokens (B, 1 + N, C) to texts (B, K, C) of norm 1: normalise, surgery."""
@@ -165,13 +162,6 @@ class VxL(Masker):
         statistics = ((0.5,) * 3,) * 2 if self.statistics == "half" else image_statistics(visual)
         mean, std = (torch.tensor(s, device=images.device).view(3, 1, 1) for s in statistics)
         return ((images - mean) / std).to(visual.conv1.weight.dtype)
-
-
-def _resize(maps: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
-    if grid == wanted:
-        return maps
-    square = maps.reshape(len(maps), 1, *grid)
-    return F.interpolate(square, size=wanted, mode="bilinear", align_corners=False, antialias=True).flatten(1)
 
 
 def _templates(prompts: str | Sequence[str]) -> tuple[str, ...]:

@@ -28,18 +28,9 @@ class Preset:
     def recipe(self) -> Recipe:
         """Return the training settings."""
         return Recipe(
-            epochs=20,
-            batch_size=self.batch_size,
-            sampling="mixed",
-            sketch_share=self.sketch_share,
-            optimizer="adam",
-            lr=1e-4,
-            weight_decay=5e-4,
-            schedule="exponential",
-            decay=1e-3,
-            augment="affine",
-            augment_probability=0.7,
-        )
+            epochs=20, batch_size=self.batch_size, sampling="mixed", sketch_share=self.sketch_share, optimizer="adam",
+            lr=1e-4, weight_decay=5e-4, schedule="exponential", decay=1e-3, augment="affine", augment_probability=0.7,
+        )  # fmt: skip
 
 
 PRESETS: dict[str, Preset] = {

@@ -121,10 +121,8 @@ class ClipPrompt(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms ``triplet`` and, where they have weight, ``text`` and ``shuffle``."""
-        if batch.negative is None:
-            raise ZsbirError("clip-prompt trains on triplets: its recipe needs sampling='triplet'")
-        sketch, photo = self.embed(batch.sketch, "sketch").vector, self.embed(batch.photo, "photo").vector
-        negative = self.embed(batch.negative, "photo").vector
+        domains: tuple[Domain, ...] = ("sketch", "photo", "photo")
+        sketch, photo, negative = (self.embed(x, d).vector for x, d in zip(batch.triplet(), domains, strict=True))
         terms = {"triplet": cosine_triplet_loss(sketch, photo, negative, self.margin)}
         if self.text:
             texts, scale = self._text_features(batch.classes, sketch.device)

@@ -24,10 +24,8 @@ from typing import Any
 from torch import Tensor
 
 from zsbir.arguments import Count, Natural, NonNegative
-from zsbir.backbones import BACKBONES
-from zsbir.backbones.base import Backbone
+from zsbir.backbones.base import Backbone, build_backbone
 from zsbir.data.preprocess import Preprocess
-from zsbir.errors import ZsbirError
 from zsbir.losses import cosine_triplet_loss
 from zsbir.methods import METHODS
 from zsbir.methods._low_rank import add_low_rank, switch
@@ -67,9 +65,8 @@ class CMCA(Method):
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size}
-        more = {} if isinstance(backbone, Backbone) else {k: v for k, v in given.items() if v is not None}
-        self.encoder = BACKBONES.build(backbone, **more)
+        size = None if isinstance(backbone, Backbone) else image_size
+        self.encoder = build_backbone(backbone, pretrained, weights, size)
         self.preprocess = Preprocess.of(self.encoder, preprocess, sketch="pad-black", photo="pad-black")
         self.updates = add_low_rank(getattr(self.encoder, "net", None), rank, own_blocks)
         self.margin = margin
@@ -82,13 +79,10 @@ class CMCA(Method):
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the class token (B, D) with the domain's updates, and the patch tokens."""
         switch(self.updates, domain)
-        features: Features = self.encoder(self.preprocess.normalise(images))
-        return features
+        return self.encoder(self.preprocess.normalise(images))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the term ``triplet`` of a batch of triplets."""
-        if batch.negative is None:
-            raise ZsbirError("cmca trains on triplets: its recipe needs sampling='triplet'")
-        sketch, photo = self.embed(batch.sketch, "sketch").vector, self.embed(batch.photo, "photo").vector
-        negative = self.embed(batch.negative, "photo").vector
-        return {"triplet": cosine_triplet_loss(sketch, photo, negative, self.margin)}
+        domains: tuple[Domain, ...] = ("sketch", "photo", "photo")
+        anchor, positive, negative = (self.embed(x, d).vector for x, d in zip(batch.triplet(), domains, strict=True))
+        return {"triplet": cosine_triplet_loss(anchor, positive, negative, self.margin)}

@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsbir.arguments import Count, NonNegative, Ratio
-from zsbir.backbones import BACKBONES
-from zsbir.backbones.base import Backbone
+from zsbir.backbones.base import Backbone, build_backbone
 from zsbir.backbones.tower import Tower
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
@@ -135,8 +134,10 @@ class DANN(Method):
         if freeze == "backbone" and not head:
             raise ZsbirError("dann: freeze='backbone' without a head leaves nothing to train: give head=[512, 256]")
         frozen = freeze == "backbone"
-        self.photo = Tower(_build(backbone, pretrained, weights), pool, head, unit, standardise, dropout)
-        first = self.photo.backbone
+        name = str(backbone.get("name") if isinstance(backbone, Mapping) else backbone)
+        last_relu = False if name.startswith("densenet") else None
+        first = build_backbone(backbone, pretrained, weights, last_relu=last_relu)
+        self.photo = Tower(first, pool, head, unit, standardise, dropout)
         if frozen:
             first.train_last(0)
         # Both towers start from the same weights, as two copies of a pretrained network do.
@@ -167,14 +168,11 @@ class DANN(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms ``triplet`` and ``domain``; ``lambda`` and ``domain_accuracy`` are logged."""
-        if batch.negative is None or batch.negative_label is None:
-            raise ZsbirError("dann trains on triplets: its recipe needs sampling='triplet'")
-        look = self.preprocess.normalise
+        sketch, positive, negative = map(self.preprocess.normalise, batch.triplet())
         # One by one, as released: BatchNorm sees each alone.
-        sketch = self.sketch(look(batch.sketch))
-        positive = self.photo(look(batch.photo))
-        negative = self.photo(look(batch.negative))
+        sketch, positive, negative = self.sketch(sketch), self.photo(positive), self.photo(negative)
         if self.batch_negatives:
+            assert batch.negative_label is not None
             label = torch.cat([batch.photo_label, batch.negative_label])
             photos = torch.cat([positive, negative])
             triplet = batch_triplet_loss(sketch, photos, batch.label, label, self.margin)
@@ -219,18 +217,3 @@ class DANN(Method):
         from zsbir.data.word_vectors import class_weights
 
         return class_weights(self.negatives, classes)
-
-
-def _build(backbone: str | Mapping[str, Any] | Backbone, pretrained: bool, weights: str | None) -> Backbone:
-    if isinstance(backbone, Backbone):
-        return backbone
-    given = {} if isinstance(backbone, str) else dict(backbone)
-    wanted: dict[str, Any] = {}
-    # What the mapping says itself wins over the shorthand.
-    if pretrained and "pretrained" not in given:
-        wanted["pretrained"] = True
-    if weights is not None and "weights" not in given:
-        wanted["weights"] = weights
-    if str(given.get("name", backbone)).startswith("densenet"):
-        wanted.setdefault("last_relu", given.get("last_relu", False))
-    return BACKBONES.build(backbone, **wanted)

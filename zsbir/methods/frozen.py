@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsbir.arguments import Natural, Proportion
-from zsbir.backbones import BACKBONES
-from zsbir.backbones.base import Backbone
+from zsbir.backbones.base import Backbone, build_backbone
 from zsbir.backbones.norms import adapt_norms
 from zsbir.data.base import Dataset
 from zsbir.data.edges import edge_maps
@@ -74,12 +73,7 @@ class Frozen(Method):
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        extra: dict[str, Any] = {}
-        if pretrained:
-            extra["pretrained"] = True
-        if weights:
-            extra["weights"] = weights
-        self.backbone = BACKBONES.build(backbone, **extra)
+        self.backbone = build_backbone(backbone, pretrained, weights)
         self.backbone.train_last(0)
         self.preprocess = Preprocess.of(self.backbone, preprocess)
         self.photos, self.sketch_norms = photos, sketch_norms

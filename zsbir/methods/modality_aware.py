@@ -46,13 +46,21 @@ _PHOTO, _SKETCH = 0, 1
 class ModalityAware(Method):
     """CLIP with a vector for each modality: a sketch, less its vector and plus the photos', is searched as a photo.
 
-    Args: model: An open_clip model: name, or its configuration as a mapping. pretrained: Load OpenAI's weights (needs
-        the network once). weights: A local file with CLIP's weights instead. modalities: How many vectors: photo,
-        sketch, and one or two kinds of text, of which the last is paired with images. exchange: Embed a sketch as the
-        photo it stands for; False: as CLIP does (the release reports both). weight_clip: Weight of L_clip; so on for
-        the other terms. weight_centre: Of L_centre. weight_discriminator: Of L_disc. weight_reconstruction: Of L_rec.
-        weight_orthogonality: Of L_orth. scale: Logarithm of CLIP's logit scale at the start. clip_lr: Learning rate
-        of CLIP, as a share of the recipe's. preprocess: Changes to how images are prepared, see `Preprocess`.
+    Args:
+        model: An open_clip model: name, or its configuration as a mapping.
+        pretrained: Load OpenAI's weights (needs the network once).
+        weights: A local file with CLIP's weights instead.
+        modalities: How many vectors: photo, sketch, and one or two kinds of text, of which the last is paired with
+            images.
+        exchange: Embed a sketch as the photo it stands for; False: as CLIP does (the release reports both).
+        weight_clip: Weight of L_clip.
+        weight_centre: Weight of L_centre.
+        weight_discriminator: Weight of L_disc.
+        weight_reconstruction: Weight of L_rec.
+        weight_orthogonality: Weight of L_orth.
+        scale: Logarithm of CLIP's logit scale at the start.
+        clip_lr: Learning rate of CLIP, as a share of the recipe's.
+        preprocess: Changes to how images are prepared, see `Preprocess`.
 
     Raises:
         ZsbirError: If there are fewer than three modalities, or a weight is negative.

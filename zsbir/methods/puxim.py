@@ -43,7 +43,7 @@ from torch.nn import functional as F
 
 from zsbir.arguments import Count, Natural, NonNegative, Ratio
 from zsbir.backbones import BACKBONES
-from zsbir.backbones.base import Backbone
+from zsbir.backbones.base import Backbone, build_backbone
 from zsbir.backbones.standard import SharedHead
 from zsbir.backbones.weights import vit_names
 from zsbir.data.preprocess import Preprocess
@@ -104,15 +104,7 @@ class PuXIM(Method):
         )
     }  # fmt: skip
     embeds_with = ("encoder",)
-    recipe = Recipe(
-        epochs=50,
-        batch_size=32,
-        samples_per_epoch=5000,
-        anchor="class",
-        optimizer="adam",
-        lr=1e-5,
-        weight_decay=1e-3,
-    )
+    recipe = Recipe(epochs=50, batch_size=32, samples_per_epoch=5000, anchor="class", lr=1e-5, weight_decay=1e-3)
 
     def __init__(
         self,
@@ -159,7 +151,8 @@ class PuXIM(Method):
             self.encoder.train_last(tune)
         self.shared = SharedHead(self.encoder.dim, head, dropout) if head else None
         self.batch_negatives = batch_negatives
-        width = head or self._token_width()
+        tokens = None if head else self.encoder.example().tokens
+        width = head or (self.encoder.dim if tokens is None else int(tokens.shape[2]))
         self.interaction = InteractionDecoder(width, layers, heads, hidden, over=decoder) if interaction else None
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
@@ -183,9 +176,7 @@ class PuXIM(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms ``triplet``, ``reconstruction`` and ``interaction`` of a batch of triplets."""
-        if batch.negative is None:
-            raise ZsbirError("puxim trains on triplets: use sampling='triplet' in the recipe")
-        images = self.preprocess.normalise(torch.cat([batch.sketch, batch.photo, batch.negative]))
+        images = self.preprocess.normalise(torch.cat(batch.triplet()))
         masked = self.weight_rec > 0
         attend = masked and self.masker.needs_attention and batch.photo_keep is None and self.shared is None
         features = self._by_domain(self.encoder.with_attention(images) if attend else self.encoder(images))
@@ -200,8 +191,7 @@ class PuXIM(Method):
             triplet = metric(sketch, photo, negative, margin)
         terms = {"triplet": triplet}
         tokens = features.tokens
-        if tokens is None:
-            raise ZsbirError("puxim needs a backbone with patch tokens")
+        assert tokens is not None
         if masked:
             keep = self._keep(batch, features)
             terms["reconstruction"] = self.weight_rec * reconstruction_loss(tokens[len(sketch) :], keep)
@@ -239,10 +229,9 @@ class PuXIM(Method):
         """Return (2B, N) bool for the photos and the negatives: stored masks, or what the masker says."""
         if batch.photo_keep is not None and batch.negative_keep is not None:
             return torch.cat([batch.photo_keep, batch.negative_keep])
-        assert batch.negative is not None
         assert batch.negative_label is not None
         assert self.encoder.grid is not None
-        photos = torch.cat([batch.photo, batch.negative])
+        photos = torch.cat(batch.triplet()[1:])
         names = batch.names(batch.photo_label) + batch.names(batch.negative_label)
         objects = None
         if batch.photo_object is not None and batch.negative_object is not None:
@@ -263,14 +252,6 @@ class PuXIM(Method):
             state |= take(given, f"network.decoder.encoder{layer + 1}.layers.0.", f"interaction.layers.{layer}.")
         return state
 
-    def _token_width(self) -> int:
-        was_training = self.encoder.training
-        self.encoder.eval()
-        with torch.no_grad():
-            tokens = self.encoder(torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)).tokens
-        self.encoder.train(was_training)
-        return self.encoder.dim if tokens is None else int(tokens.shape[2])
-
 
 def _encoder(
     backbone: str | Mapping[str, Any] | Backbone,
@@ -280,9 +261,7 @@ def _encoder(
     stem: bool | None,
 ) -> Backbone:
     if isinstance(backbone, Backbone):
-        if pretrained or weights is not None or image_size is not None or stem:
-            raise ZsbirError("pretrained, weights, image_size and stem have no effect on a ready backbone: name it")
-        return backbone
+        return build_backbone(backbone, pretrained, weights, image_size, stem=stem or None)
     spec = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
     name = str(spec.get("name"))
     bare = name not in BACKBONES and timm.is_model(name.split(".")[0])
@@ -291,5 +270,4 @@ def _encoder(
     family = timm.model_entrypoint(name.split(".")[0]).__module__ if bare else ""
     if bare and (stem or (stem is None and family.endswith(("vision_transformer", "deit")))):
         spec = {**spec, "name": "conv-stem", "model": name}
-    more = {"pretrained": True if pretrained else None, "weights": weights, "image_size": image_size}
-    return BACKBONES.build(spec, **{key: value for key, value in more.items() if value is not None})
+    return build_backbone(spec, pretrained, weights, image_size)

@@ -49,9 +49,7 @@ class DomainClassifier(nn.Sequential):
     """
 
     def __init__(self, dim: int) -> None:
-        layers: list[nn.Module] = []
-        for _ in range(4):
-            layers += [nn.Linear(dim, dim), nn.BatchNorm1d(dim), nn.ReLU()]
+        layers = [make for _ in range(4) for make in (nn.Linear(dim, dim), nn.BatchNorm1d(dim), nn.ReLU())]
         super().__init__(*layers, nn.Linear(dim, 1))
 
 

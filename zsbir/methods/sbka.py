@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsbir.arguments import Natural, NonNegative, Positive, Ratio
-from zsbir.backbones import BACKBONES
-from zsbir.backbones.base import Backbone
+from zsbir.backbones.base import Backbone, build_backbone
 from zsbir.backbones.standard import SharedHead
 from zsbir.backbones.weights import timm_names
 from zsbir.data.preprocess import Preprocess
@@ -116,20 +115,15 @@ class SBKA(Method):
     ) -> None:
         super().__init__()
         settings = PRESETS[preset]
+        self.classes, self.preset, self.noise, self.wordnet = tuple(classes), preset, noise, wordnet
         self.prior_weight = settings.prior if prior is None else prior
-        self.classes = tuple(classes)
-        self.preset = preset
         self.warmup = settings.warmup if warmup is None else warmup
         self.select_from = self.warmup + 1  # published: the best checkpoint is one after the warm-up
-        self.noise, self.temperature = noise, temperature
-        self.label_synsets = tuple(label_synsets) if label_synsets is not None else None
-        self.wordnet = wordnet
-        self.recipe: Recipe = settings.recipe()
+        self.label_synsets = None if label_synsets is None else tuple(label_synsets)
+        self.temperature, self.recipe = temperature, settings.recipe()
         if published:
             self.recipe = replace(self.recipe, augment="affine-corner", sketch_fill=0.0, photo_fill=0.0)
-        more = {"pretrained": True if pretrained else None, "weights": weights, "image_size": image_size}
-        given = {key: value for key, value in more.items() if value is not None}
-        self.student = BACKBONES.build(backbone, classifier=True, **given)
+        self.student = build_backbone(backbone, pretrained, weights, image_size, classifier=True)
         pretrained_head = self.student.head
         if not isinstance(pretrained_head, nn.Linear):
             raise ZsbirError(f"sbka needs a model with a linear classifier: {type(pretrained_head).__name__} is none")

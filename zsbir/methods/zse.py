@@ -6,8 +6,8 @@ A ViT gives the tokens of a sketch and of a photo. A cross-attention layer lets 
 its own token, the key the other's, the value its own. A relation network compares the tokens of both, pair by pair.
 With f the class token after the cross-attention, r(s, p) the relation network's score in (0, 1)::
 
-    loss = 2 · max(0, ‖f(s) − f(p)‖ − ‖f(s) − f(n)‖ + 1) + 4 · MSE(r, target)      target: .99 for (s, p), .01 for (s,
-    n)
+    loss = 2 · max(0, ‖f(s) − f(p)‖ − ‖f(s) − f(n)‖ + 1) + 4 · MSE(r, target)      target: .99 for (s, p),
+                                                                               .01 for (s, n)
 
 To embed, the ViT alone runs (``sa`` in the paper); the relation score needs a pass for each pair, so the matcher
 ``relation`` takes it for the best of the cosine ranking: 15,229 sketches by 17,101 photos would be 260 million passes.
@@ -32,8 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsbir.arguments import Count, NonNegative, Ratio
-from zsbir.backbones import BACKBONES
-from zsbir.backbones.base import Backbone
+from zsbir.backbones.base import Backbone, build_backbone
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import triplet_loss
@@ -87,9 +86,7 @@ class ZSE(Method):
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        given = {"pretrained": pretrained or None, "weights": weights}
-        more = {} if isinstance(backbone, Backbone) else {k: v for k, v in given.items() if v is not None}
-        self.encoder = BACKBONES.build(backbone, **more)
+        self.encoder = build_backbone(backbone, pretrained, weights)
         if self.encoder.grid is None:
             raise ZsbirError("zse needs a backbone with patch tokens, such as 'vit_base_patch16_224'")
         self.preprocess = Preprocess.of(self.encoder, preprocess, sketch="crop-pad")
@@ -100,16 +97,12 @@ class ZSE(Method):
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the ViT's class token (B, D) and patch tokens; the same for both domains."""
-        features: Features = self.encoder(self.preprocess.normalise(images))
-        return features
+        return self.encoder(self.preprocess.normalise(images))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms ``triplet`` and ``relation`` of a batch of triplets."""
-        if batch.negative is None:
-            raise ZsbirError("zse trains on triplets: its recipe needs sampling='triplet'")
-        seen = self.embed(torch.cat([batch.sketch, batch.photo, batch.negative]), "photo")
-        if seen.tokens is None:
-            raise ZsbirError("zse needs a backbone with patch tokens")
+        seen = self.embed(torch.cat(batch.triplet()), "photo")
+        assert seen.tokens is not None
         rows = torch.cat([seen.vector[:, None], seen.tokens], dim=1)
         sketch, *photos = rows.chunk(3)
         drawn, shown, score = self.relation.compare(torch.cat([sketch, sketch]), torch.cat(photos))
