@@ -49,3 +49,8 @@ def test_a_setting_of_the_backbone_is_added_to_the_recipes_own(root):
     assert train(root, "--recipe", "small-data", "--backbone", "lite0", "--set", "backbone.image_size=32") == 0
     run = json.loads((root.parent / "run" / "run.json").read_text())
     assert run["method"]["backbone"] == {"name": "lite0", "pool": "stages", "image_size": 32}
+
+
+def test_two_names_for_the_backbone_are_refused(root, capsys):
+    assert train(root, "--backbone", "tiny", "--set", "backbone=lite0") == 2
+    assert "backbone is given twice, by --backbone and in --set" in capsys.readouterr().err

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zsbir.data import DATASETS
 from zsbir.errors import ZsbirError
+from zsbir.methods import METHODS
 
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
@@ -80,8 +82,6 @@ def build_dataset(
     more: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Build a dataset from the common options; those the dataset does not know are refused by name."""
-    from zsbir.data import DATASETS
-
     given: dict[str, Any] = {
         "root": None if root is None else str(root.absolute()), "unseen": unseen, "validation": validation,
         "split": None if split is None else str(split.absolute()),
@@ -107,12 +107,17 @@ def build_method(
     pretrained: bool,
     weights: Path | None = None,
     more: Mapping[str, Any] | None = None,
+    backbone: str | None = None,
 ) -> Method:
     """Build a method for training on `classes`, with the arguments that its constructor has."""
-    from zsbir.methods import METHODS
-
     parameters = METHODS.parameters(name)
     arguments: dict[str, Any] = dict(more or {})
+    if backbone is not None:
+        held = arguments.get("backbone", {})
+        own = {"name": held} if isinstance(held, str) else held
+        if own.get("name", backbone) != backbone:
+            raise ZsbirError("backbone is given twice, by --backbone and in --set, with different names: leave one out")
+        arguments["backbone"] = {"name": backbone, **own} if own.keys() - {"name"} else backbone
     for key, value in list(arguments.items()):
         default = parameters[key].default if key in parameters else None
         if isinstance(value, dict) and "name" not in value and isinstance(default, str):
@@ -127,8 +132,6 @@ def build_method(
 
 def published_for(method: str, dataset: str) -> dict[str, Any]:
     """Return the arguments of a method that are published for a dataset, both by name."""
-    from zsbir.methods import METHODS
-
     published = getattr(METHODS.get(method), "published_for", None)
     return {} if published is None else dict(published(dataset))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from zsbir.cli._groups import DataOptions, ModelOptions, refuse
+from zsbir.cli._options import build_method, free_folder, published_for
+from zsbir.methods import METHODS
 
 
 def run_of_weights(name: str, model: ModelOptions, data: DataOptions, out: Path | None) -> Path:
@@ -20,9 +22,7 @@ def run_of_weights(name: str, model: ModelOptions, data: DataOptions, out: Path 
         ZsbirError: If there is no dataset, the folder is taken, or the weights do not fit.
     """
     refuse({"no_pretrained": model.no_pretrained}, "the checkpoint has all weights")
-    from zsbir.cli._options import build_method, free_folder, published_for
     from zsbir.engine.run import claim, write_run
-    from zsbir.methods import METHODS
     from zsbir.methods.released import load_released
 
     dataset = data.build("an authors' checkpoint needs --weights FILE and --dataset NAME (with --root)")

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
+from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, joined, published_for
 from zsbir.errors import ZsbirError
+from zsbir.methods import METHODS
+from zsbir.registry import close_matches
 
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
     from zsbir.engine.trainer import Trainer
     from zsbir.methods.base import Method, RecipeSet
 
-_PUBLISHED = arg(help_behavior_hint="(default: as published)")
+
+def _default(said: str) -> Any:
+    """Say in the help what an option that is not given means."""
+    return arg(help_behavior_hint=f"(default: {said})")
+
+
+_PUBLISHED = _default("as published")
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class DataOptions:
         set_data: Further arguments of the dataset: key=value ...
     """
 
-    dataset: Annotated[str | None, arg(help_behavior_hint="(default: openmoji)")] = None
+    dataset: Annotated[str | None, _default("openmoji")] = None
     root: Path | None = None
     unseen: str | None = None
     validation: float | None = None
@@ -92,13 +101,11 @@ class SelectionOptions:
         max_bad_images: Unreadable images to skip before giving up.
     """
 
-    select_on: Annotated[
-        Literal["validation", "accuracy", "test", "none"] | None, arg(help_behavior_hint="(default: validation)")
-    ] = None
-    validate_every: Annotated[int | None, arg(help_behavior_hint="(default: 1)")] = None
+    select_on: Annotated[Literal["validation", "accuracy", "test", "none"] | None, _default("validation")] = None
+    validate_every: Annotated[int | None, _default("1")] = None
     patience: int | None = None
     save_every: int | None = None
-    max_bad_images: Annotated[int | None, arg(help_behavior_hint="(default: 20)")] = None
+    max_bad_images: Annotated[int | None, _default("20")] = None
 
 
 @dataclass(frozen=True)
@@ -115,20 +122,20 @@ class MachineOptions:
         track: A tracker besides metrics.jsonl: tensorboard, wandb, ...; may be given several times.
     """
 
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, arg(help_behavior_hint="(default: auto)")] = None
-    precision: Annotated[Literal["no", "bf16", "fp16"] | None, arg(help_behavior_hint="(default: no)")] = None
-    accumulate: Annotated[int | None, arg(help_behavior_hint="(default: 1)")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, _default("auto")] = None
+    precision: Annotated[Literal["no", "bf16", "fp16"] | None, _default("no")] = None
+    accumulate: Annotated[int | None, _default("1")] = None
     speed: tuple[str, ...] = ()
-    seed: Annotated[int | None, arg(help_behavior_hint="(default: 0)")] = None
+    seed: Annotated[int | None, _default("0")] = None
     track: UseAppendAction[tuple[str, ...]] = ()
 
 
 def train(
     method: Annotated[str | None, Positional] = None,
-    out: Annotated[Path | None, arg(help_behavior_hint="(default: runs/METHOD-DATASET-N)")] = None,
+    out: Annotated[Path | None, _default("runs/METHOD-DATASET-N")] = None,
     resume: Path | None = None,
     from_: Annotated[Path | None, arg(name="from")] = None,
-    workers: Annotated[int | None, arg(help_behavior_hint="(default: 2)")] = None,
+    workers: Annotated[int | None, _default("2")] = None,
     masks: Path | None = None,
     cache: Path | None = None,
     data: DataOptions = DataOptions(),
@@ -155,6 +162,7 @@ def train(
         selection: Model selection and checkpoints.
         machine: None of it changes what is trained, except the seed and the precision.
     """
+    settings = {**_given(selection), **_given(machine), **({} if workers is None else {"workers": workers})}
     given = {k: v for group in (data, model, recipe, selection, machine) for k, v in _given(group).items()}
     if resume is not None:
         _refuse("--resume", {**given, "method": method, "out": out, "from": from_}, but=("root",))
@@ -166,13 +174,13 @@ def train(
         trainer = _again(from_, out, workers, data.root)
     elif method is None:
         raise ZsbirError("which method? zsbir train METHOD --dataset NAME --root DIR; `zsbir list` has the names")
-    elif not _trains(method):
+    elif not getattr(METHODS.get(method), "trains", True):
         training = {**_given(recipe), **_given(selection), "masks": masks, **_given(machine)}
         _refuse(f"{method} is measured, not trained,", training, ("device", "seed"), "so these options have no effect")
-        _measured(method, out, workers, cache, data, model, machine)
+        _measured(method, out, data, model, cache, settings)
         return
     else:
-        trainer = _fresh(method, out, workers, data, model, recipe, {**_given(selection), **_given(machine)})
+        trainer = _fresh(method, out, data, model, recipe, settings)
     if masks is not None:
         from zsbir.engine.masks import use_stored_masks
 
@@ -205,13 +213,11 @@ def _refuse(
 def _fresh(
     method: str,
     out: Path | None,
-    workers: int | None,
     data: DataOptions,
     model: ModelOptions,
     recipe: RecipeOptions,
     settings: dict[str, Any],
 ) -> Trainer:
-    from zsbir.cli._options import assignments, joined
     from zsbir.engine.devices import auto_precision
     from zsbir.engine.run import recipe_from
     from zsbir.engine.speed import Speed
@@ -222,41 +228,24 @@ def _fresh(
         settings["speed"] = Speed.auto() if words == ("auto",) else Speed(**assignments(words, "--speed"))
         if words == ("auto",):
             settings.setdefault("precision", auto_precision(settings.get("device", "auto")))
-    if workers is not None:
-        settings["workers"] = workers
-    chosen, words = _recipe_set(method, recipe.recipe)
-    folder, dataset, built = _built(method, out, data, model, settings.get("seed", 0), chosen.options)
+    words, options, changed = recipe.recipe, {}, {}
+    if words and "=" not in words[0]:  # the name of settings that belong together
+        known: Mapping[str, RecipeSet] = getattr(METHODS.get(method), "recipes", {})
+        if words[0] not in known:
+            raise ZsbirError(f"{method} has no recipe {words[0]!r}. {close_matches(words[0], list(known))}")
+        options, changed, words = dict(known[words[0]].options), dict(known[words[0]].recipe), words[1:]
+    folder, dataset, built = _built(method, out, data, model, settings.get("seed", 0), options)
     named = {k: v for k, v in _given(recipe).items() if k != "recipe"}
-    changed = {**chosen.recipe, **joined(named, assignments(words, "--recipe"), "--recipe")}
+    changed |= joined(named, assignments(words, "--recipe"), "--recipe")
     return Trainer(built, dataset, recipe=recipe_from(changed, built.recipe), out=folder, **settings)
 
 
-def _recipe_set(method: str, words: tuple[str, ...]) -> tuple[RecipeSet, tuple[str, ...]]:
-    """Return the set of settings that the first word names (empty where it is key=value), and the other words."""
-    from zsbir.methods import METHODS
-    from zsbir.methods.base import RecipeSet
-    from zsbir.registry import close_matches
-
-    if not words or "=" in words[0]:
-        return RecipeSet({}, {}), words
-    known: Mapping[str, RecipeSet] = getattr(METHODS.get(method), "recipes", {})
-    if words[0] not in known:
-        raise ZsbirError(f"{method} has no recipe {words[0]!r}. {close_matches(words[0], list(known))}")
-    return known[words[0]], words[1:]
-
-
 def _built(
-    method: str,
-    out: Path | None,
-    data: DataOptions,
-    model: ModelOptions,
-    seed: int,
-    options: Mapping[str, Any] | None = None,
+    method: str, out: Path | None, data: DataOptions, model: ModelOptions, seed: int, options: Mapping[str, Any]
 ) -> tuple[Path, Dataset, Method]:
-    """Return the run folder, the dataset and the method of a new run."""
+    """Return the run folder, the dataset and the method of a new run; `options` are those of a recipe's name."""
     import torch
 
-    from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, published_for
     from zsbir.engine.run import refuse_taken
 
     name = data.dataset or "openmoji"
@@ -264,47 +253,34 @@ def _built(
     refuse_taken(folder)
     more = assignments(data.set_data, "--set-data")
     dataset = build_dataset(name, data.root, data.unseen, data.validation, data.split, more)
-    given, options = assignments(model.set, "--set"), options or {}
-    parts: dict[str, Any] = {**options, **given}
-    known, wanted = options.get("backbone", {}), given.get("backbone", {})
-    if model.backbone not in (None, known.get("name")):
-        known = {}  # the set's own backbone does not speak of another one
-    if isinstance(wanted, dict) and (known or wanted or "backbone" in parts):
-        parts["backbone"] = {**({} if "name" in wanted else known), **wanted}
-    if model.backbone is not None:
-        parts["backbone"] = {"name": model.backbone, **parts["backbone"]} if "backbone" in parts else model.backbone
+    given, theirs = assignments(model.set, "--set"), options.get("backbone", {})
+    if model.backbone not in (None, theirs if isinstance(theirs, str) else theirs.get("name")):
+        options = {key: value for key, value in options.items() if key != "backbone"}  # it speaks of another one
+    parts = {**options, **given}
+    own, theirs = given.get("backbone"), options.get("backbone")
+    if isinstance(own, dict) and "name" not in own and isinstance(theirs, Mapping):
+        parts["backbone"] = {**theirs, **own}
     published = {key: value for key, value in published_for(method, name).items() if key not in parts}
     if published and os.environ.get("RANK", "0") == "0":
         said = ", ".join(f"{key}={value}" for key, value in published.items())
         print(f"settings published for {name}: {said} (--set changes it)")
     parts |= published
     torch.manual_seed(seed)
-    return folder, dataset, build_method(method, dataset.train.classes, not model.no_pretrained, model.weights, parts)
-
-
-def _trains(method: str) -> bool:
-    from zsbir.methods import METHODS
-
-    return bool(getattr(METHODS.get(method), "trains", True))
+    pretrained, classes = not model.no_pretrained, dataset.train.classes
+    return folder, dataset, build_method(method, classes, pretrained, model.weights, parts, model.backbone)
 
 
 def _measured(
-    method: str,
-    out: Path | None,
-    workers: int | None,
-    cache: Path | None,
-    data: DataOptions,
-    model: ModelOptions,
-    machine: MachineOptions,
+    method: str, out: Path | None, data: DataOptions, model: ModelOptions, cache: Path | None, given: dict[str, Any]
 ) -> None:
     from zsbir.engine import run as runs
     from zsbir.engine.devices import choose_device
 
-    seed, device = machine.seed or 0, choose_device(machine.device or "auto")
-    folder, dataset, built = _built(method, out, data, model, seed)
+    seed, device = given.get("seed", 0), choose_device(given.get("device", "auto"))
+    folder, dataset, built = _built(method, out, data, model, seed, {})
     runs.claim(folder)
     try:
-        settings = {"device": device, "workers": 2 if workers is None else workers, "select_on": "none"}
+        settings = {"device": device, "workers": given.get("workers", 2), "select_on": "none"}
         built.fit(dataset, seed=seed, device=device, workers=settings["workers"], cache=cache, progress=True)
         runs.write_run(folder, built, dataset, built.recipe, seed, settings)
         built.save(folder / "best")
@@ -317,10 +293,8 @@ def _measured(
 def _again(run: Path, out: Path | None, workers: int | None, root: Path | None) -> Trainer:
     import torch
 
-    from zsbir.cli._options import free_folder
     from zsbir.engine.run import dataset_of, read_run, settings_of
     from zsbir.engine.trainer import Trainer
-    from zsbir.methods import METHODS
 
     record = read_run(run)
     torch.manual_seed(record["seed"])

@@ -23,7 +23,7 @@ from zsbir.methods.saving import plain_tensors, write_method
 
 AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-STATE = {
+STATE: dict[str, type | tuple[type, ...]] = {
     "epoch": int, "step": int, "best": (float, NoneType), "best_epoch": (int, NoneType),
     "bad_images": list, "log": int, "tensors": int
 }  # fmt: skip

@@ -32,7 +32,13 @@ from zsbir.registry import spec_of
 MANIFEST = "dataset.json"
 
 
-RECORD = {"method": (str, dict), "dataset": (str, dict), "recipe": dict, "seed": int, "settings": dict}
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "method": (str, dict),
+    "dataset": (str, dict),
+    "recipe": dict,
+    "seed": int,
+    "settings": dict,
+}
 """What ``run.json`` must hold."""
 
 
