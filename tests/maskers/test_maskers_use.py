@@ -34,11 +34,11 @@ def method(masker="random"):
     return zsbir.build("puxim", backbone={"name": "tiny", "image_size": 32}, masker=masker, layers=1, hidden=16)
 
 
-def trainer(root, made, **recipe):
+def trainer(root, made, out=None, **recipe):
     from dataclasses import replace
 
     changed = replace(made.recipe, **{"epochs": 2, "batch_size": 2, "samples_per_epoch": 4, **recipe})
-    return zsbir.Trainer(made, dataset(root), recipe=changed, workers=0, device="cpu", progress=False)
+    return zsbir.Trainer(made, dataset(root), recipe=changed, out=out, workers=0, device="cpu", progress=False)
 
 
 def test_training_reads_stored_masks_and_runs_no_masker(root, tmp_path):
@@ -63,9 +63,7 @@ def test_stored_masks_refuse_what_cannot_be(root, tmp_path):
 
 def test_checkpoint_round_trip(root, tmp_path):
     made = method()
-    training = trainer(root, made)
-    training.out = tmp_path / "run"
-    training.fit()
+    trainer(root, made, out=tmp_path / "run").fit()
     loaded = zsbir.load(tmp_path / "run")
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded.embed(images, "photo").vector, made.embed(images, "photo").vector)
