@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from zsbir.search.vector_file import VectorFile
+
+faiss: Any = importlib.import_module("faiss")  # its stubs lack half of it
 
 SAMPLES = 39
 """Vectors that a centroid is learned from, at the least: faiss's own bound."""
