@@ -10,7 +10,9 @@ Everything below is imported on first use: ``import zsbir`` loads no torch.
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,39 +52,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Name to module, as the imports for type checkers above say it.
 _WHERE = {
-    "BACKBONES": "backbones",
-    "Backbone": "backbones.base",
-    "Batch": "types",
-    "DATASETS": "data",
-    "Dataset": "data.base",
-    "Embeddings": "types",
-    "Evaluator": "evaluation.evaluator",
-    "Features": "types",
-    "Index": "search.index",
-    "MASKERS": "maskers",
-    "MATCHERS": "matchers",
-    "METHODS": "methods",
-    "Masker": "maskers.base",
-    "MaskRequest": "maskers.base",
-    "Matcher": "matchers.base",
-    "Method": "methods.base",
-    "PROTOCOLS": "evaluation.protocols",
-    "Preprocess": "data.preprocess",
-    "Protocol": "evaluation.protocols",
-    "Recipe": "methods.base",
-    "Records": "types",
-    "Report": "evaluation.report",
-    "STORES": "search.stores",
-    "Speed": "engine.speed",
-    "Split": "types",
-    "Store": "search.stores.base",
-    "Trainer": "engine.trainer",
-    "ZsbirError": "errors",
-    "embed": "methods.embedding",
-    "embed_split": "methods.embedding",
-    "import_file": "registry",
-    "load": "methods.base",
+    alias.name: node.module
+    for block in ast.parse(Path(__file__).read_text(encoding="utf-8")).body
+    for node in getattr(block, "body", ())
+    if isinstance(block, ast.If) and isinstance(node, ast.ImportFrom)
+    for alias in node.names
+    if alias.asname
 }
 
 # Without `list`: `from zsbir import *` must not hide the builtin.
@@ -133,7 +110,7 @@ def list() -> Table:
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(f"zsbir.{_WHERE[name]}"), name)
+        return getattr(importlib.import_module(str(_WHERE[name])), name)
     raise AttributeError(f"module 'zsbir' has no attribute {name!r}")
 
 

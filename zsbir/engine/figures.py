@@ -62,16 +62,7 @@ class Figures:
         files: Mapping[str, list[str]],
         asked: bool,
     ) -> None:
-        """Take the figures of a step.
-
-        Args:
-            row: What is known of it: ``step``, counted from 1, ``epoch``, ...
-            terms: Its loss terms, scalars.
-            total: Their sum.
-            logged: The method's other figures.
-            files: The batch's files, by field.
-            asked: Whether this process was asked to stop.
-        """
+        """Take in the figures of a step; `row` has those that need no waiting, such as ``step``, counted from 1."""
         late = {name: value for name, value in logged.items() if isinstance(value, Tensor)}
         values = torch.stack([v.detach().float().reshape(()) for v in (*terms.values(), total, *late.values())])
         if not self._alone:  # all must stop at the same step, so one process's signal is told to the others

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -97,22 +96,14 @@ class EpochBar:
     """
 
     def __init__(self, name: str, steps: int, done: int, images: int, device: torch.device, show: bool) -> None:
-        self._name = name
-        self._steps, self._done, self._images = steps, done, images
-        self._device = device
-        self._show = show
+        self._name, self._device, self._show = name, device, show
+        self._steps, self._done, self._images, self._fresh = steps, done, images, 0
         self._start = self._last = time.monotonic()
-        self._fresh = 0
-        self._bar = (
-            tqdm(total=steps * images, initial=done * images, desc=self._name, unit="img")
-            if show and sys.stderr.isatty()
-            else None
-        )
+        terminal = show and sys.stderr.isatty()
+        self._bar = tqdm(total=steps * images, initial=done * images, desc=name, unit="img") if terminal else None
 
-    def __enter__(self) -> EpochBar:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
 

@@ -123,31 +123,32 @@ class Adapters:
         for parameter in self._frozen:
             parameter.requires_grad_(True)
 
+    def _state(self) -> dict[str, Tensor]:
+        layers = self.layers(self.method)
+        return {f"{name}.{k}": v for name, layer in layers for k, v in layer.state_dict().items()}
+
     def save(self, file: Path) -> None:
         """Write the adapters, and the weights of the layers under them as they were: what resuming needs."""
-        state = {f"{name}.{k}": v for name, layer in self.layers(self.method) for k, v in layer.state_dict().items()}
-        save_file(plain_tensors(state), file)
+        save_file(plain_tensors(self._state()), file)
 
     def load(self, file: Path) -> None:
         """Read what `save` wrote; raises ZsbirError if it is missing or of other adapters."""
         if not file.is_file():
             raise ZsbirError(f"the run trains adapters (lora), but {file} is missing: it cannot be resumed")
-        held = {f"{n}.{k}": v.shape for n, layer in self.layers(self.method) for k, v in layer.state_dict().items()}
         state = load_file(file)
-        if held != {name: tensor.shape for name, tensor in state.items()}:
+        if {k: v.shape for k, v in self._state().items()} != {k: v.shape for k, v in state.items()}:
             raise ZsbirError(f"{file} has other adapters than the run's recipe: it cannot be resumed")
         self.method.load_state_dict(state, strict=False)
 
 
 def _merged(layer: Any) -> nn.Module:
     """Return an adapted layer's own layer, with the adapter in its weights."""
-    whole = getattr(layer, "unload_and_optionally_merge_module", None)
-    if whole is not None:
-        plain: nn.Module = whole(merge=True, safe_merge=False, adapter_names=None)
-    else:
-        layer.merge()
-        plain = layer.get_base_layer()
-    return plain
+    if hasattr(layer, "unload_and_optionally_merge_module"):
+        plain: nn.Module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+        return plain
+    layer.merge()
+    own: nn.Module = layer.get_base_layer()
+    return own
 
 
 def _networks(method: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -197,10 +197,10 @@ def _revision() -> str | None:
     try:
         if git.is_file():  # a worktree: a file that names the folder
             git = Path(git.read_text().removeprefix("gitdir:").strip())
-        head = (git / "HEAD").read_text().strip()
-        if not head.startswith("ref: "):
-            return head
-        name = head.removeprefix("ref: ")
+        name = (git / "HEAD").read_text().strip()
+        if not name.startswith("ref: "):
+            return name
+        name = name.removeprefix("ref: ")
         shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
         if (shared / name).is_file():
             return (shared / name).read_text().strip()

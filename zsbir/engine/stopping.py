@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
 
 
 class StoppedError(BaseException):
@@ -25,7 +24,7 @@ class StoppedError(BaseException):
 
 
 class Stop:
-    """While this is entered, a signal is only noted, so that no step is torn; a second Ctrl-C ends at once.
+    """Notes a signal while it listens, so that no step is torn; a second Ctrl-C ends at once.
 
     Attributes:
         asked: The signal that came, or 0.
@@ -33,18 +32,18 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked, self._since, self._at_once = 0, 0.0, False
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note signals for a block; they can be caught in the main thread alone."""
         self.asked = 0
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._note) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def check(self) -> None:
         """Raise StoppedError if a signal came."""

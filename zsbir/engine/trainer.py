@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ class Trainer:
             SystemExit: On SIGTERM, likewise, with the code 143.
         """
         try:
-            with self._stop, self._opened():
+            with self._stop.listening(), self._opened():
                 if self.method.trunk is not None and self.recipe.augment == "none" and self.recipe.lora is None:
                     with self._stop.at_once():  # minutes, perhaps; what is stored stays
                         store_features(self.method, self.dataset, self.loader, self.device, self.progress)
@@ -215,7 +215,8 @@ class Trainer:
         done = self.step - self.epoch * self.steps_per_epoch
         images = images_per_step(self.loader.steps.plan(self.epoch)) * self.accelerator.num_processes
         name = f"epoch {self.epoch + 1}/{self.recipe.epochs}"
-        with EpochBar(name, self.steps_per_epoch, done, images, self.device, self.progress) as self.figures.bar:
+        bar = EpochBar(name, self.steps_per_epoch, done, images, self.device, self.progress)
+        with closing(bar) as self.figures.bar:
             self._check_stop()
             batches = on_device(self.loader.epoch(self.epoch, done), self.device)
             for place in range(done, self.steps_per_epoch):

@@ -25,14 +25,12 @@ def freeze(method: nn.Module, patterns: tuple[str, ...]) -> int:
     Raises:
         ZsbirError: If a pattern matches no parameter.
     """
-    frozen = 0
+    frozen, parameters = 0, dict(method.named_parameters())
     for pattern in patterns:
-        matched = [p for name, p in method.named_parameters() if fnmatchcase(name, pattern)]
+        matched = [p.requires_grad_(False) for name, p in parameters.items() if fnmatchcase(name, pattern)]
         if not matched:
-            example = next(iter(dict(method.named_parameters())), "none")
+            example = next(iter(parameters), "none")
             raise ZsbirError(f"freeze={pattern!r} matches no parameter name; the first name is {example!r}")
-        for parameter in matched:
-            parameter.requires_grad_(False)
         frozen += len(matched)
     return frozen
 
