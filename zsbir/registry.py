@@ -20,6 +20,7 @@ import importlib
 import importlib.util
 import inspect
 import numbers
+import pkgutil
 import reprlib
 import sys
 import warnings
@@ -117,10 +118,9 @@ class Table(dict[str, dict[str, str]]):
 
     def __repr__(self) -> str:
         width = max((len(name) for names in self.values() for name in names), default=0)
-        blocks = (
-            "\n".join([kind, *(f"  {name:<{width}}  {line}".rstrip() for name, line in names.items())])
-            for kind, names in self.items()
-        )
+        blocks = []
+        for kind, names in self.items():
+            blocks.append("\n".join([kind, *(f"  {name:<{width}}  {line}".rstrip() for name, line in names.items())]))
         return "\n\n".join(blocks)
 
     def _repr_html_(self) -> str:
@@ -155,15 +155,9 @@ class Registry(Generic[T]):
         fallback: Callable[[str], Mapping[str, Any] | None] | None = None,
         more_names: Callable[[], list[str]] | None = None,
     ) -> None:
-        self.kind = kind
-        self.package = package
-        self.group = f"zsbir.{kind}s"
-        self._base = base
-        self._fallback = fallback
-        self._more_names = more_names
+        self.kind, self.package, self.group = kind, package, f"zsbir.{kind}s"
+        self._base, self._fallback, self._more_names = base, fallback, more_names
         self._entries: dict[str, Callable[..., T]] = {}
-        self._own: dict[str, tuple[str, str]] | None = None
-        self._plugins: dict[str, EntryPoint] | None = None
 
     def register(self, name: str) -> Callable[[C], C]:
         """Return a decorator that files a class, or a function that returns a record, under `name`.
@@ -176,9 +170,8 @@ class Registry(Generic[T]):
             held = self._entries.get(name)
             if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ZsbirError(f"{self.kind} {name!r} is already registered by {held.__module__}.{held.__qualname__}")
-            owner = self._scan().get(name)
-            if owner is not None and owner[0] != cls.__module__:
-                raise ZsbirError(f"{self.kind} {name!r} is already registered by {owner[0]}")
+            if name in self._own and self._own[name][0] != cls.__module__:
+                raise ZsbirError(f"{self.kind} {name!r} is already registered by {self._own[name][0]}")
             made: C = wrap(cls, f"{self.kind} {name!r}", lambda made, given: self._record(name, cls, made, given))
             self._entries[name] = made
             return made
@@ -197,7 +190,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return all names, sorted, without importing any component."""
-        return sorted({*self._scan(), *self._entry_points(), *self._entries})
+        return sorted({*self._own, *self._plugins, *self._entries})
 
     def __repr__(self) -> str:
         return f"<{self.kind}s: {', '.join(self.names())}>"
@@ -210,8 +203,8 @@ class Registry(Generic[T]):
 
     def describe(self) -> dict[str, str]:
         """Return each name with the first line of its docstring (others' plugins: where they come from); no imports."""
-        own = {name: summary for name, (_, summary) in self._scan().items()}
-        for name, point in self._entry_points().items():
+        own = {name: summary for name, (_, summary) in self._own.items()}
+        for name, point in self._plugins.items():
             own.setdefault(name, _own_plugins().get(point.value, f"plugin {point.value}"))
         for name, cls in self._entries.items():
             own.setdefault(name, (inspect.getdoc(cls) or "").split("\n")[0])
@@ -224,9 +217,9 @@ class Registry(Generic[T]):
             UnknownNameError: If there is no such name; the message has the close matches.
         """
         if name not in self._entries:
-            if name in self._scan():
-                importlib.import_module(self._scan()[name][0])
-            elif name in self._entry_points():
+            if name in self._own:
+                importlib.import_module(self._own[name][0])
+            elif name in self._plugins:
                 self._load_plugin(name)
         if name not in self._entries:
             known = self.names() + (self._more_names() if self._more_names else [])
@@ -254,15 +247,12 @@ class Registry(Generic[T]):
         if "name" not in given:
             raise ZsbirError(f"a {self.kind} spec needs the key 'name'; it has {', '.join(map(repr, given)) or 'none'}")
         name = str(given.pop("name"))
-        if name not in self and self._fallback is not None:
-            other = self._fallback(name)
-            if other is not None:
-                return self.build({**other, **given}, **overrides)
+        if name not in self and self._fallback is not None and (other := self._fallback(name)) is not None:
+            return self.build({**other, **given}, **overrides)
         return self.get(name)(**{**given, **overrides})
 
     def _check_ready(self, component: object, overrides: dict[str, Any]) -> None:
-        module, _, cls = (self._base or "builtins:object").partition(":")
-        base = getattr(importlib.import_module(module), cls)
+        base = pkgutil.resolve_name(self._base or "builtins:object")
         if not isinstance(component, base):
             raise ZsbirError(
                 f"a {self.kind} is given by its name, a mapping with the key 'name', or a {base.__name__}, not "
@@ -276,38 +266,34 @@ class Registry(Generic[T]):
         """Return the constructor's parameters of the component called `name`."""
         return dict(inspect.signature(self.get(name)).parameters)
 
-    def _scan(self) -> dict[str, tuple[str, str]]:
-        """Map each of zsbir's own names to its module and the first line of its docstring, read from the sources."""
-        if self._own is None:
-            self._own = {}
-            spec = importlib.util.find_spec(self.package)
-            folders = list(spec.submodule_search_locations or []) if spec else []
-            for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
-                for node, summary in _documented(path):
-                    for call in node.decorator_list:
-                        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "register":
-                            self._own[ast.literal_eval(call.args[0])] = (f"{self.package}.{path.stem}", summary)
-        return self._own
+    @functools.cached_property
+    def _own(self) -> dict[str, tuple[str, str]]:
+        """Each of zsbir's own names with its module and the first line of its docstring, read from the sources."""
+        spec = importlib.util.find_spec(self.package)
+        folders = (spec.submodule_search_locations if spec else None) or []
+        return {
+            ast.literal_eval(call.args[0]): (f"{self.package}.{path.stem}", summary)
+            for path in sorted(path for folder in folders for path in Path(folder).glob("*.py"))
+            for node, summary in _documented(path)
+            for call in node.decorator_list
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "register"
+        }
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        if self._plugins is None:
-            self._plugins = {}
-            for point in entry_points(group=self.group):
-                if point.name in self._scan():
-                    warnings.warn(
-                        f"plugin {point.value} is ignored: zsbir has its own {self.kind} {point.name!r}", stacklevel=3
-                    )
-                else:
-                    self._plugins[point.name] = point
-        return self._plugins
+    @functools.cached_property
+    def _plugins(self) -> dict[str, EntryPoint]:
+        found = {point.name: point for point in entry_points(group=self.group)}
+        for name in found.keys() & self._own:
+            value = found.pop(name).value
+            warnings.warn(f"plugin {value} is ignored: zsbir has its own {self.kind} {name!r}", stacklevel=3)
+        return found
 
     def _load_plugin(self, name: str) -> None:
-        point = self._entry_points()[name]
+        point = self._plugins[name]
         try:
             cls = point.load()
         except Exception as error:  # a plugin may fail in any way; it must not take zsbir down with it
             warnings.warn(f"the {self.kind} plugin {name!r} ({point.value}) is broken: {error!r}", stacklevel=4)
-            del self._entry_points()[name]
+            del self._plugins[name]
             return
         if name not in self._entries:
             self.register(name)(cls)
