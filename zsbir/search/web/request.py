@@ -84,8 +84,8 @@ def _checked(given: dict[str, Any]) -> Wanted:
         (like is None or (type(like) is int and 0 <= like < 2**63), "like must be the id of a photo"),
         (all(name is None or isinstance(name, str) for name in (asked.folder, asked.matcher)),
          "folder and matcher are names"),
-        (like is None or asked.matcher is None,
-         "photos like another one are found by cosine: leave the matcher out"),
+        (like is None or (asked.matcher is None and asked.image is None and not text),
+         "photos like another one are found by its vector and cosine: leave drawing, text and matcher out"),
         (like is not None or asked.image is not None or (isinstance(text, str) and text.strip()),
          "there is nothing to search for: send a drawing, strokes, a text or the id of a photo"),
     ):  # fmt: skip
