@@ -161,9 +161,14 @@ def test_search_by_a_matcher(web, index):
     strokes = [[[1, 200], [1, 200]]]
     assert ask(offering, strokes=strokes, matcher="euclidean").json()["hits"][0]["score"] < 0
     assert ask(offering, strokes=strokes, matcher="cosine").status_code == 200
-    for refused in ({"strokes": strokes, "matcher": "hamming"}, {"like": 1, "matcher": "euclidean"}, {"like": 1, "text": "a"},
-                    {"like": 1, "strokes": strokes},
-                    {"strokes": strokes, "matcher": 3}):  # fmt: skip
+    wrong = (
+        {"strokes": strokes, "matcher": "hamming"},
+        {"strokes": strokes, "matcher": 3},
+        {"like": 1, "matcher": "euclidean"},
+        {"like": 1, "text": "a"},
+        {"like": 1, "strokes": strokes},
+    )
+    for refused in wrong:
         assert ask(offering, **refused).status_code == 422
     assert post(web, png(3), matcher="euclidean").status_code == 422
 
