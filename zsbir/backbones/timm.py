@@ -133,7 +133,8 @@ class TimmBackbone(Backbone):
             maps.append(part(maps[-1]))
         features = self.features_from(maps[-1])
         if self.pool == "stages":
-            last = [F.adaptive_avg_pool2d(one, maps[-1].shape[2:]) for one in maps[-POOLED:]]
+            height, width = maps[-1].shape[2:]
+            last = [F.adaptive_avg_pool2d(one, (height, width)) for one in maps[-POOLED:]]
             tokens = torch.cat(last, dim=1).flatten(2).transpose(1, 2)
             return Features(tokens.mean(dim=1), tokens, features.grid)
         return features
