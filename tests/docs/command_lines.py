@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """What is changed so that a command of the docs runs in a second."""
 OTHERS = {".", "pip", "pytest", "python", "torchrun", "git", "cd", "bash", "pre-commit", "ruff", "mypy", "lint-imports",
-          "sphinx-build", "codespell", "curl", "export", "accelerate", "tensorboard"}  # fmt: skip
+          "sphinx-build", "codespell", "curl", "export", "accelerate", "tensorboard", "ln", "mv"}  # fmt: skip
 
 
 def read(words: list[str], monkeypatch: Any) -> Call:

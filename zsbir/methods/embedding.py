@@ -57,9 +57,11 @@ class Encoder(nn.Module):
         return None
 
     def takes_stored(self, images: object) -> bool:
-        """Tell whether `images` are the outputs of frozen layers, which stand for images; by their shape."""
-        frozen = self.trunk is not None and self.trunk.frozen
-        return bool(frozen and isinstance(images, Tensor) and (images.ndim == 2 or images.shape[1] != 3))
+        """Tell whether `images` are the outputs of frozen layers: vectors, or maps that are smaller than an image."""
+        if self.trunk is None or not self.trunk.frozen or not isinstance(images, Tensor):
+            return False
+        channels, height, width = images.shape[1:] if images.ndim == 4 else (3, 0, 0)
+        return images.ndim == 2 or (channels != 3 and height == width < self.preprocess.size)
 
     def encode_sketches(self, images: Images, **options: Any) -> Tensor:
         """Return the embeddings of sketches, (n, D) float32 on the CPU.
