@@ -53,16 +53,18 @@ from zsbir.evaluation import PROTOCOLS, evaluate_embeddings
 left, right = (torch.nn.functional.normalize(torch.randn(n, 256), dim=1) for n in (4000, 8000))
 labels = torch.randint(25, (4000,)), torch.randint(25, (8000,))
 names = list(PROTOCOLS.names()) if hasattr(PROTOCOLS, "names") else list(PROTOCOLS)
-evaluate_embeddings(left[:50], labels[0][:50], right[:100], labels[1][:100], protocol="standard")
+evaluate_embeddings(left[:50], labels[0][:50], right[:100], labels[1][:100])
 begin = now()
-evaluate_embeddings(left, labels[0], right, labels[1], protocol=names)
+evaluate_embeddings(left, labels[0], right, labels[1], names)
 done(begin)
 """,
     "search: 200 queries, 200,000 × 256, exact store": """
 import pathlib
 from zsbir.search.stores import STORES
 store = STORES.build("exact")
-store.open(pathlib.Path(f"store-{time.time()}"), 256)
+folder = pathlib.Path(f"store-{time.time()}")
+folder.mkdir()
+store.open(folder, 256)
 vectors = np.random.default_rng(0).standard_normal((200_000, 256), dtype=np.float32)
 store.add(np.arange(200_000), vectors)
 store.search(vectors[:1], 20)

@@ -34,6 +34,7 @@ BASE = ["train", "dann", "--dataset", "folder", "--unseen", "bar", "--no-pretrai
         (["--lr", "nan"], "lr=nan must be a number above 0"),
         (["--lr", "-1"], "lr=-1.0 must be"),
         (["--samples-per-epoch", "0"], "samples_per_epoch=0 must be"),
+        (["--seed", "-1"], "seed=-1 must be a whole number of at least 0"),
         (["--workers", "-1"], "workers=-1 must be a whole number of at least 0"),
         (["--accumulate", "0"], "accumulate=0 must be"),
         (["--validate-every", "0"], "validate_every=0 must be"),

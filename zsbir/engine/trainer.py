@@ -72,7 +72,7 @@ class Trainer:
         out: str | Path | None = None,
         device: Device = "auto",
         precision: Precision = "no",
-        seed: int = 0,
+        seed: Natural = 0,
         workers: Natural = 2,
         accumulate: Count = 1,
         validate_every: Count = 1,
