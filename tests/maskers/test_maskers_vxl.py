@@ -255,7 +255,7 @@ def test_random_clip_warns_and_weights_are_needed_by_name(tmp_path):
     "name", ["ViT-B-32", "ViT-L-14-336", "ViT-B-16-plus-240", "ViT-L-14-CLIPA", "EVA02-B-16", "RN50", "coca_ViT-B-32"]
 )
 def test_towers_that_surgery_can_be_done_on(name):
-    with torch.device("meta"):
+    with torch.device("cpu" if name.startswith("EVA") else "meta"):  # older timm builds no EVA on meta
         config = open_clip.get_model_config(name)
         visual = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"])
     if name.startswith("ViT"):
