@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|npt|PIL|Image|pathlib|collections|typing|nn|huggingface_hub)\..*"),
     (r"py:.*", r"Tensor|Path|T|C|Figure|zsbir\.\w+(\.\w+)?\.[TC]"),
     (r"py:.*", r"Device|Domain|Images|Kind|Labels|Model|Precision|Protocols|Rule|Source|Schedule"),
-    (r"py:.*", r"Items|Keep|RecipeSet|SelectOn|Split|StoredFeatures|StrokeStyle|Unseen"),
+    (r"py:.*", r"Items|Keep|Opener|RecipeSet|SelectOn|Split|StoredFeatures|StrokeStyle|Unseen"),
     (r"py:.*", r"Count|Natural|NonNegative|OpenProportion|Positive|PositiveProportion|Proportion|Ratio"),
 ]
 linkcheck_timeout = 20

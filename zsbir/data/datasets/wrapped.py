@@ -26,7 +26,7 @@ class Items(Protocol):
 
 
 class WrappedDataset(Dataset):
-    """Sketches and photos from two `torch.utils.data.Dataset`s, to train on, to evaluate and to embed.
+    """Sketches and photos from two objects of `torch.utils.data.Dataset`, to train on, to evaluate and to embed.
 
     An item is ``(image, label)``. The image is a PIL image, an array (H, W, 3) uint8, or a tensor (3, H, W) in [0, 1];
     the label is a class name or a position in `classes`. Labels are read from the attribute ``targets``, as
