@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,8 +83,8 @@ def _tensors(state: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _numpy_numbers() -> list[Any]:
-    rebuild: Any = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    inner: Any = import_module(f"numpy.{'_core' if hasattr(np, '_core') else 'core'}.multiarray")  # NumPy 2, NumPy 1
+    rebuild, scalar = inner._reconstruct, inner.scalar
     named = [(f, f"numpy.{core}.multiarray.{f.__name__}") for f in (rebuild, scalar) for core in ("core", "_core")]
     return [*named, np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
 
