@@ -23,14 +23,14 @@ Images = Records | str | Path | Image.Image | npt.NDArray[Any] | Tensor | Iterab
 """Records of a dataset; or an image, or several: paths, bytes of an image file, PIL images, (H, W, 3) uint8 arrays, or
 (3, H, W) tensors, uint8 or float in [0, 1]."""
 
+_DOMAINS = list(get_args(Domain))  # here, because older torch cannot export a call of get_args
 _AHEAD = 2  # batches that are decoded while one is embedded
 
 
 def check_domain(domain: object) -> None:
     """Raise ZsbirError for anything but ``"sketch"`` and ``"photo"``."""
-    known = list(get_args(Domain))
-    if domain not in known:
-        raise ZsbirError(f"there is no domain {domain!r}. {close_matches(str(domain), known)}")
+    if domain not in _DOMAINS:
+        raise ZsbirError(f"there is no domain {domain!r}. {close_matches(str(domain), _DOMAINS)}")
 
 
 def check_images(images: object, size: int) -> None:
