@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+import zsbir
+
+ROOT = Path(zsbir.__file__).parents[1]
 
 
 def sources():
