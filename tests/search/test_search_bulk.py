@@ -103,6 +103,8 @@ def test_photos_and_folders_are_removed(index, photos, tmp_path, capsys):
     command = ["index", "-o", folder, "--remove", str(photos / "deep"), str(photos / "01.png"), "/nowhere"]
     assert main(command) == 0
     assert "7 photos removed" in capsys.readouterr().out
+    assert main(command) == 2  # all of them are gone
+    assert "holds nothing of what --remove names" in capsys.readouterr().err
     left = Index.load(folder)
     assert {hit.path for hit in left.search(picture(3), 99)} == {
         str(photos / name) for name in ("00.png", "02.png", "03.png", "04.png", "05.png", "deep.png")

@@ -78,7 +78,10 @@ def index(
         opened = merge_indexes(merge, out, store=spec if store or set else None, device=where, progress=True)
     elif remove:
         opened = Index.load(out, model, where, repair=True)
-        print(f"{opened.remove(remove)} photos removed")
+        removed = opened.remove(remove)
+        if not removed:
+            raise ZsbirError(f"{out} holds nothing of what --remove names: give paths as `zsbir search` prints them")
+        print(f"{removed} photos removed")
     elif there:
         opened = Index.load(out, model, where, repair=True)
         changes = opened.update(photos, prune=prune, **how)
