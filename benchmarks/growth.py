@@ -27,7 +27,7 @@ from _results import RESULTS, table, write
 from search import timed
 
 from zsbir.search.stores import STORES
-from zsbir.search.vector_file import VectorFile, padded
+from zsbir.search.stores.base import padded
 
 SIZES = (500_000, 1_000_000, 2_000_000, 5_000_000)
 GOAL = 100_000_000
@@ -101,7 +101,7 @@ def measure(count: int, dim: int, folder: Path) -> dict[str, Any]:
     row["disk_gb"] = sum(file.stat().st_size for file in files) / 1e9
     row["vectors_gb"] = (folder / "vectors.f32").stat().st_size / 1e9
     queries = next(drawn(QUERIES, dim, 2))
-    truth = padded(*VectorFile(folder, dim).nearest(queries, 10), 10)[1]
+    truth = padded(*store.nearest(queries, 10), 10)[1]
     store.close()
     store = STORES.build("faiss", kind="ivf-pq")
     store.open(folder, dim)

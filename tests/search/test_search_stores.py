@@ -216,7 +216,7 @@ def test_ivf_pq_is_filled_in_blocks_and_goes_on_after_a_stop(tmp_path, monkeypat
     vectors, written = blobs(12_000), []
     monkeypatch.setattr(_inverted, "BLOCK", 5_000)
     monkeypatch.setattr("zsbir.search.stores.faiss._TAIL", 100)
-    write = _inverted._write
+    write = _inverted.write
 
     def stopping(index, file):
         if len(written) == 2:  # the trained index and one block
@@ -226,13 +226,13 @@ def test_ivf_pq_is_filled_in_blocks_and_goes_on_after_a_stop(tmp_path, monkeypat
 
     store = opened(spec, tmp_path / "s")
     store.add(np.arange(12_000), vectors)
-    monkeypatch.setattr(_inverted, "_write", stopping)
+    monkeypatch.setattr(_inverted, "write", stopping)
     with pytest.raises(KeyboardInterrupt):
         store.finish()
     assert written == ["32.trained", "0-5000-32.block"]
     store = opened(spec, tmp_path / "s")
     assert recall(store, vectors) == 1  # without an index all are compared
-    monkeypatch.setattr(_inverted, "_write", lambda index, file: (write(index, file), written.append(file.name)))
+    monkeypatch.setattr(_inverted, "write", lambda index, file: (write(index, file), written.append(file.name)))
     store.finish()
     assert written[2:] == ["5000-10000-32.block", "10000-12000-32.block", "ivf-pq.faiss"]
     assert store._index.ntotal == 12_000
@@ -251,7 +251,7 @@ def test_ivf_pq_is_filled_in_blocks_and_goes_on_after_a_stop(tmp_path, monkeypat
     store.remove(np.arange(0, 12_000, 2))
     store.finish()
     store = opened(spec, tmp_path / "s")
-    assert store._file.generation == 1
+    assert store.generation == 1
     assert store.search(more[149:], 1)[1][0, 0] == 12_149
     assert recall(store, vectors) > 0.9
     assert len(list((tmp_path / "s").glob("*.lists"))) == len(list((tmp_path / "s").glob("*.faiss"))) == 0

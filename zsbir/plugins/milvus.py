@@ -9,8 +9,7 @@ import numpy as np
 
 from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
-from zsbir.search.stores.base import Ids, Store, Vectors
-from zsbir.search.vector_file import padded
+from zsbir.search.stores.base import Ids, Store, Vectors, padded
 
 _PAGE = 1000
 

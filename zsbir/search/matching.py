@@ -14,8 +14,7 @@ from zsbir.errors import ZsbirError
 from zsbir.files import replaced
 from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
-from zsbir.search.stores.base import Ids, Store, Vectors
-from zsbir.search.vector_file import padded
+from zsbir.search.stores.base import Ids, Store, Vectors, padded
 from zsbir.types import Domain, Embeddings
 
 

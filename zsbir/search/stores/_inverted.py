@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zsbir.search.vector_file import VectorFile
+from zsbir.search.stores.exact import FileStore
 
 faiss: Any = importlib.import_module("faiss")  # its stubs lack half of it
 
@@ -32,8 +32,8 @@ def read(file: Path) -> Any:
     return index if isinstance(index, faiss.IndexIVF) else None  # before, small ones were kept flat
 
 
-def grow(index: Any | None, file: VectorFile, kept: Path, lists: int, code_bytes: int) -> Any:
-    """Return an index of all rows of a file, written to `kept`.
+def grow(index: Any | None, store: FileStore, kept: Path, lists: int, code_bytes: int) -> Any:
+    """Return an index of all rows of a store, written to `kept`.
 
     One that grew to more than four times what it was trained on is trained again; else only new rows are coded. Blocks
     of codes are whole files, and those that are there are taken as they are, so that a run that was stopped goes on.
@@ -41,19 +41,19 @@ def grow(index: Any | None, file: VectorFile, kept: Path, lists: int, code_bytes
 
     Args:
         index: The one before; None: there is none.
-        file: The vectors; a row's place is its number in the index.
+        store: The vectors; a row's place is its number in the index.
         kept: The index's file.
         lists: How many lists a new one has; 0: twice the square root of the rows, 16,384 at most.
         code_bytes: Bytes a vector is coded in.
     """
-    total, folder = len(file.row_ids), kept.with_suffix(".building")
+    total, folder = len(store.row_ids), kept.with_suffix(".building")
     if index is not None and total > 4 * index.ntotal:
         index = None
     first = 0 if index is None else index.ntotal
     wanted = lists or min(int(2 * total**0.5), 1 << 14, total // SAMPLES)
     template = folder / f"{wanted}.trained" if index is None else kept
     if not template.is_file():
-        _write(_trained(file, wanted, code_bytes), template)
+        write(_trained(store, wanted, code_bytes), template)
     work = read(template)
     _empty(work)
     blocks = []
@@ -64,21 +64,21 @@ def grow(index: Any | None, file: VectorFile, kept: Path, lists: int, code_bytes
             work.reset()
             for row in range(start, stop, _STEP):
                 rows = np.arange(row, min(row + _STEP, stop))
-                work.add_with_ids(np.ascontiguousarray(file.rows[rows[0] : rows[-1] + 1]), rows)
-            _write(work, blocks[-1])
+                work.add_with_ids(np.ascontiguousarray(store.rows[rows[0] : rows[-1] + 1]), rows)
+            write(work, blocks[-1])
     work.reset()
     _merge(work, [] if index is None else [index], blocks, kept)
     shutil.rmtree(folder, ignore_errors=True)
     return read(kept)
 
 
-def _trained(file: VectorFile, lists: int, code_bytes: int) -> Any:
-    index = faiss.index_factory(file.rows.shape[1], f"IVF{lists}_HNSW32,PQ{code_bytes}x8", faiss.METRIC_INNER_PRODUCT)
+def _trained(store: FileStore, lists: int, code_bytes: int) -> Any:
+    index = faiss.index_factory(store.rows.shape[1], f"IVF{lists}_HNSW32,PQ{code_bytes}x8", faiss.METRIC_INNER_PRODUCT)
     index.pq.cp.max_points_per_centroid = 64  # of 256: four times as fast, and the codes are as good
     wanted = max(SMALLEST, (SAMPLES + 1) * lists)
-    sample = np.unique(np.random.default_rng(0).integers(0, len(file.row_ids), 2 * wanted))
+    sample = np.unique(np.random.default_rng(0).integers(0, len(store.row_ids), 2 * wanted))
     sample = sample[np.linspace(0, len(sample) - 1, min(wanted, len(sample))).astype(int)]
-    index.train(np.ascontiguousarray(file.rows[sample]))
+    index.train(np.ascontiguousarray(store.rows[sample]))
     return index
 
 
@@ -102,13 +102,14 @@ def _merge(empty: Any, before: list[Any], blocks: list[Path], kept: Path) -> Non
     empty.ntotal = lists.merge_from_multiple(vector.data(), vector.size())
     empty.replace_invlists(lists, True)
     lists.this.disown()
-    _write(empty, kept)
+    write(empty, kept)
     for old in kept.parent.glob(f"{kept.stem}.*.lists"):
         if old != file:
             old.unlink()
 
 
-def _write(index: Any, file: Path) -> None:
+def write(index: Any, file: Path) -> None:
+    """Write an index under another name first, so that nobody sees half of it."""
     file.parent.mkdir(exist_ok=True)
     part = file.with_name(file.name + ".new")
     faiss.write_index(index, str(part))

@@ -68,3 +68,12 @@ class Store:
 
     def close(self) -> None:
         """Let go of files and connections. By default there is nothing to do."""
+
+
+def padded(scores: Vectors, ids: Ids, k: int) -> tuple[Vectors, Ids]:
+    """Sort (q, n) scores and their ids, falling (ties: lower id first), and cut or pad them to k columns."""
+    ids = np.where(np.isfinite(scores), ids, -1)
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
+    scores, ids = np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+    more = ((0, 0), (0, max(0, k - scores.shape[1])))
+    return np.pad(scores, more, constant_values=-np.inf).astype(np.float32), np.pad(ids, more, constant_values=-1)

@@ -12,9 +12,8 @@ import numpy as np
 from zsbir.arguments import Count, Natural
 from zsbir.errors import ZsbirError
 from zsbir.search.stores import STORES
-from zsbir.search.stores.base import Ids, Vectors
+from zsbir.search.stores.base import Ids, Vectors, padded
 from zsbir.search.stores.exact import FileStore
-from zsbir.search.vector_file import padded
 
 Kind = Literal["flat", "hnsw", "ivf-pq"]
 
@@ -61,21 +60,17 @@ class FaissStore(FileStore):
         if self.kind == "ivf-pq" and dim % self.code_bytes:
             raise ZsbirError(f"faiss store: code_bytes={self.code_bytes} does not divide the width {dim}")
         super().open(folder, dim)
-        self._folder, self._dim = folder, dim
         self._index: Any = None
         self._alive: tuple[Any, Any] = (None, None)
         if self._kept.is_file():
             try:
-                self._index = (
-                    self._inverted.read(self._kept)
-                    if self.kind == "ivf-pq"
-                    else self._faiss.read_index(str(self._kept))
-                )
+                read = self._inverted.read if self.kind == "ivf-pq" else self._faiss.read_index
+                self._index = read(str(self._kept))
             except RuntimeError as error:
                 raise ZsbirError(
                     f"{self._kept} is damaged ({str(error).splitlines()[-1]}): delete it, it is made again"
                 ) from None
-        if self._index is not None and self._index.ntotal > len(self._file.row_ids):
+        if self._index is not None and self._index.ntotal > len(self.row_ids):
             self._index = None  # of rows that are lost
 
     @property
@@ -85,42 +80,40 @@ class FaissStore(FileStore):
     @property
     def _kept(self) -> Path:
         """The index's file; it knows rows by their place, so it is another one after the rows were compacted."""
-        return self._folder / f"{self.kind}{f'-{self._file.generation}' * bool(self._file.generation)}.faiss"
+        return self._folder / f"{self.kind}{f'-{self.generation}' * bool(self.generation)}.faiss"
 
     def finish(self) -> None:
         """Bring the faiss index up to date with the vectors and write it."""
-        before = self._file.generation
+        before = self.generation
         super().finish()
-        if before != self._file.generation:
+        if before != self.generation:
             self._index = None
             for old in self._folder.glob(f"{self.kind}*"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-        total, index, faiss = len(self._file.row_ids), self._index, self._faiss
+        total, index, faiss = len(self.row_ids), self._index, self._faiss
         seen = 0 if index is None else index.ntotal
         if self.kind == "ivf-pq":
             if total >= self._inverted.SMALLEST and (index is None or total - seen > _TAIL):
-                self._index = self._inverted.grow(index, self._file, self._kept, self.lists, self.code_bytes)
+                self._index = self._inverted.grow(index, self, self._kept, self.lists, self.code_bytes)
         elif seen < total:
             if index is None and self.kind == "flat":
-                self._index = faiss.IndexFlatIP(self._dim)
+                self._index = faiss.IndexFlatIP(self._width)
             elif index is None:
-                self._index = faiss.IndexHNSWFlat(self._dim, self.links, faiss.METRIC_INNER_PRODUCT)
+                self._index = faiss.IndexHNSWFlat(self._width, self.links, faiss.METRIC_INNER_PRODUCT)
                 self._index.hnsw.efConstruction = self.build_effort
             for start in range(seen, total, 65536):
-                self._index.add(np.ascontiguousarray(self._file.rows[start : start + 65536]))
-            part = self._kept.with_name(self._kept.name + ".new")
-            faiss.write_index(self._index, str(part))
-            part.replace(self._kept)
+                self._index.add(np.ascontiguousarray(self.rows[start : start + 65536]))
+            self._inverted.write(self._index, self._kept)
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
         """See `Store.search`; rows that the index has not seen yet are compared exactly."""
         index, seen = self._index, 0 if self._index is None else self._index.ntotal
-        scores, ids = self._file.nearest(queries, k, start=seen)
+        scores, ids = self.nearest(queries, k, start=seen)
         if seen:
             wanted = min(seen, k if self.kind == "flat" else k * self.rescore)
             found = index.search(np.ascontiguousarray(queries, np.float32), wanted, params=self._parameters(wanted))
             rows = np.asarray(found[1], dtype=np.int64)
-            near, near_ids = self._file.rows[np.maximum(rows, 0)], self._file.row_ids[np.maximum(rows, 0)]
+            near, near_ids = self.rows[np.maximum(rows, 0)], self.row_ids[np.maximum(rows, 0)]
             rescored = np.einsum("qcd,qd->qc", near, queries).astype(np.float32)
             rescored[(rows < 0) | (near_ids < 0)] = -np.inf
             scores, ids = np.concatenate([scores, rescored], axis=1), np.concatenate([ids, near_ids], axis=1)
@@ -128,10 +121,10 @@ class FaissStore(FileStore):
 
     def _parameters(self, wanted: int) -> Any:
         faiss, selector = self._faiss, {}
-        if self._file.dead:
-            state = self._file.generation, self._file.dead, len(self._file.row_ids)
+        if self.dead:
+            state = self.generation, self.dead, len(self.row_ids)
             if self._alive[0] != state:
-                self._alive = state, np.packbits(self._file.row_ids >= 0, bitorder="little")
+                self._alive = state, np.packbits(self.row_ids >= 0, bitorder="little")
             selector["sel"] = faiss.IDSelectorBitmap(self._alive[1])
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=max(self.effort, wanted), **selector)
