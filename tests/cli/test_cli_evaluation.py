@@ -48,11 +48,10 @@ def outcome(run, tmp_path, monkeypatch, capsys):
     """Return what a command does: exit code, prints, files, and how it embeds."""
     monkeypatch.chdir(tmp_path)
     seen = []
-    from zsbir.engine import devices
     from zsbir.methods import embedding
 
     real = embedding.embed_split
-    monkeypatch.setattr(devices, "choose_device", lambda name: seen.append(name) or "cpu")
+    monkeypatch.setattr(embedding, "as_device", lambda name: seen.append(str(name)) or torch.device("cpu"))
     monkeypatch.setattr(
         embedding, "embed_split", lambda *a, **k: seen.append((k["batch_size"], k["workers"])) or real(*a, **k)
     )

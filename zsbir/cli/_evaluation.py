@@ -50,23 +50,21 @@ class Model:
         self, split: Split, work: WorkOptions, method: Method | None = None, tokens: bool = False
     ) -> tuple[Embeddings, Embeddings]:
         """Embed a split, each process its share; return all sketches and photos, the photos on the device."""
-        from zsbir.engine.devices import choose_device
         from zsbir.evaluation.distributed import gather_embeddings, is_first, own_share
         from zsbir.methods.embedding import embed_split
 
-        device = choose_device(work.device)
         sketches, photos = (records.where(own_share(len(records))) for records in (split.sketches, split.photos))
         queries, gallery = embed_split(
             self.method if method is None else method,
             self.dataset,
             replace(split, sketches=sketches, photos=photos),
-            device=device,
+            device=work.device,
             batch_size=work.batch_size,
             workers=2 if work.workers is None else work.workers,
             progress=is_first(),
             tokens=tokens,
         )
-        return gather_embeddings(queries), _on(device, gather_embeddings(gallery))
+        return gather_embeddings(queries), _on(work.device, gather_embeddings(gallery))
 
     def rebuilt(self, spec: Mapping[str, Any]) -> Method:
         """Build a method from the run's seed; raises ZsbirError if its pretrained weights are not here."""
@@ -167,7 +165,6 @@ def _saved(
     import numpy as np
 
     from zsbir.data import DATASETS
-    from zsbir.engine.devices import choose_device
     from zsbir.evaluation.embeddings import load_pair
     from zsbir.matchers import MATCHERS
 
@@ -187,7 +184,7 @@ def _saved(
     return Subject(
         path if path.is_dir() else path.with_suffix(""),
         queries,
-        _on(choose_device(work.device), gallery),
+        _on(work.device, gallery),
         MATCHERS.build(meta.get("matcher", "cosine") if matcher is None else matcher),
         (f"dataset manifest {meta['manifest']}",) if meta.get("manifest") else (),
         openers,
@@ -202,7 +199,9 @@ def _openers(dataset: Dataset, split: Split) -> tuple[Opener, Opener]:
 
 
 def _on(device: str, gallery: Embeddings) -> Embeddings:
-    return replace(gallery, vectors=gallery.vectors.to(device))
+    from zsbir.methods.embedding import as_device
+
+    return replace(gallery, vectors=gallery.vectors.to(as_device(device)))
 
 
 def _notes(dataset: Dataset, method: Method, part: Part, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -69,8 +69,8 @@ def embed(
     import torch
 
     import zsbir
-    from zsbir.engine.devices import choose_device
     from zsbir.engine.shards import Parts, Share
+    from zsbir.methods.embedding import as_device
     from zsbir.search.model import find_model, fingerprint
 
     for name, value, least in (("batch-size", batch_size, 1), ("threads", threads, 1), ("workers", workers, 0)):
@@ -85,7 +85,7 @@ def embed(
     if engine == "local" and (address is not None or actors != 2):
         raise ZsbirError("--address and --actors are for --engine ray")
     share = Share.here(shard)
-    where = choose_device(device)
+    where = str(as_device(device))
     if where == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     before = torch.get_num_threads()

@@ -49,15 +49,15 @@ def index(
         workers: Threads that decode images.
     """
     from zsbir.cli._options import assignments
-    from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
     from zsbir.matchers import MATCHERS
+    from zsbir.methods.embedding import as_device
     from zsbir.search.bulk import index_embeddings, merge_indexes
     from zsbir.search.index import Index
     from zsbir.search.record import read_record
     from zsbir.search.stores import STORES
 
-    where = choose_device(device)
+    where = str(as_device(device))
     if matcher is not None:
         MATCHERS.build(matcher)  # a wrong name is refused before the work
     spec = {"name": store or "exact", **assignments(set, "--set")}

@@ -50,8 +50,8 @@ def search(
     from PIL import Image
 
     from zsbir.cli._options import assignments
-    from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
+    from zsbir.methods.embedding import as_device
     from zsbir.search.index import Hit, Index
     from zsbir.search.managers import Links
     from zsbir.search.query import open_query
@@ -65,7 +65,7 @@ def search(
     if mix != 0.5 and (text is None or not sketches):
         raise ZsbirError("--mix weighs --text against the sketches: give both")
     links = None if link is None else Links(link)
-    opened = Index.load(index, model, choose_device(device))
+    opened = Index.load(index, model, str(as_device(device)))
     images: list[Image.Image | None] = [open_query(sketch) for sketch in sketches]
     images = images or [None]
     how = {"name": matcher, **assignments(set, "--set")} if matcher and set else matcher

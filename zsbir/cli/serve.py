@@ -43,9 +43,9 @@ def serve(
     import os
     from dataclasses import replace
 
-    from zsbir.engine.devices import choose_device
     from zsbir.errors import ZsbirError
     from zsbir.matchers import MATCHERS
+    from zsbir.methods.embedding import as_device
     from zsbir.search.index import Index
     from zsbir.search.managers import Links
     from zsbir.search.uploads import Limits
@@ -57,7 +57,7 @@ def serve(
     settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
     for wanted in matcher:
         MATCHERS.build(wanted)  # a wrong name is refused before the work
-    opened = Index.load(index, device=choose_device(device))
+    opened = Index.load(index, device=str(as_device(device)))
     offered = tuple(sorted({*opened.fitted_matchers(), *matcher} - {"cosine"}))
     settings = replace(settings, links=None if link is None else Links(link), matchers=offered)
 

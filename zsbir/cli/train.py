@@ -274,9 +274,9 @@ def _measured(
     method: str, out: Path | None, data: DataOptions, model: ModelOptions, cache: Path | None, given: dict[str, Any]
 ) -> None:
     from zsbir.engine import run as runs
-    from zsbir.engine.devices import choose_device
+    from zsbir.methods.embedding import as_device
 
-    seed, device = given.get("seed", 0), choose_device(given.get("device", "auto"))
+    seed, device = given.get("seed", 0), str(as_device(given.get("device", "auto")))
     folder, dataset, built = _built(method, out, data, model, seed, {})
     runs.claim(folder)
     try:

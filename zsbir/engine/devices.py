@@ -12,26 +12,16 @@ from accelerate.state import AcceleratorState
 
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method
+from zsbir.methods.embedding import as_device
 from zsbir.registry import close_matches
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16", "fp16"]
 
 
-def choose_device(name: str) -> str:
-    """Return ``"cuda"`` or ``"cpu"`` for one of these or ``"auto"``.
-
-    Raises:
-        ZsbirError: If CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ZsbirError("CUDA was asked for, and there is none here: use --device cpu, or install torch for CUDA")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def auto_precision(device: str) -> Precision:
     """Return ``"bf16"`` for a GPU that computes in it (Ampere, compute capability 8, and later), else ``"no"``."""
-    if choose_device(device) == "cpu" or torch.cuda.get_device_capability() < (8, 0):
+    if as_device(device).type == "cpu" or torch.cuda.get_device_capability() < (8, 0):
         return "no"
     return "bf16"
 
@@ -51,7 +41,7 @@ def make_accelerator(
     Raises:
         ZsbirError: For CUDA where there is none, fp16 on a CPU, or a tracker that is not installed.
     """
-    cpu = choose_device(device) == "cpu"
+    cpu = as_device(device).type == "cpu"
     if precision == "fp16" and cpu:
         raise ZsbirError("fp16 needs CUDA: on a CPU use --precision no or bf16")
     check_trackers(track)

@@ -282,5 +282,5 @@ def as_device(device: torch.device | str) -> torch.device:
     except (RuntimeError, TypeError):
         raise ZsbirError(f"there is no device {device!r}: say 'cpu', 'cuda', 'cuda:1' or 'auto'") from None
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise ZsbirError(f"device={device!r}: this machine has no CUDA device that torch can use; say 'cpu'")
+        raise ZsbirError(f"device={device!r}: torch finds no CUDA device here; use 'cpu', or install torch for CUDA")
     return found
