@@ -91,7 +91,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         row["recall_at_20"] = float(np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found, ids, strict=True)]))
         row["memory_mb"] = (resident() - before) / 1e6
         if name == "exact":
-            matrix = store._file.rows
+            matrix = store.rows
             _, plain = timed(lambda query: matrix @ query, queries)
             row["plain_product_p50_ms"] = plain["p50_ms"]
             row["times_the_plain_product"] = row["p50_ms"] / plain["p50_ms"]

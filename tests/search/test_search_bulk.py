@@ -109,7 +109,7 @@ def test_photos_and_folders_are_removed(index, photos, tmp_path, capsys):
     assert {hit.path for hit in left.search(picture(3), 99)} == {
         str(photos / name) for name in ("00.png", "02.png", "03.png", "04.png", "05.png", "deep.png")
     }
-    assert len(left.store._file.row_ids) == 6  # compacted
+    assert len(left.store.row_ids) == 6  # compacted
     left.close()
 
 

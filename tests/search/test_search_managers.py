@@ -215,7 +215,7 @@ def test_without_a_manager_there_is_no_link(index):
     assert "link" not in client(index, None).post("/search", json=search).json()["hits"][0]
     assert client(index, None).get("/link/1").status_code == 404
     (hit,) = client(index, Links("file://{path}")).post("/search", json=search).json()["hits"]
-    assert hit["link"] == Path(index.catalog.path(hit["id"])).as_uri()
+    assert hit["link"] == Path(index.catalog.entry(hit["id"]).path).as_uri()
 
 
 def test_search_prints_links(method, photos, manager, tmp_path, monkeypatch, capsys):

@@ -152,6 +152,26 @@ def test_search_in_a_folder(web, index):
     assert ask(web, like=1, folder=3).status_code == 422
 
 
+def test_folders_are_looked_for_again_only_after_a_change(web, index, photos):
+    walks = []
+    index.catalog._db.set_trace_callback(
+        lambda statement: statement.startswith("SELECT path FROM photos") and walks.append(statement)
+    )
+    for _ in range(3):
+        assert web.get("/folders").json() == {"folders": ["deep"]}
+        assert ask(web, like=1, folder="deep").status_code == 200
+    assert len(walks) == 1
+    (photos / "new").mkdir()
+    picture(50).save(photos / "new" / "50.png")
+    index.update()
+    assert web.get("/folders").json() == {"folders": ["deep", "new"]}
+    other = Index.load(index.folder)
+    other.remove(photos / "new")
+    other.close()
+    assert web.get("/folders").json() == {"folders": ["deep"]}
+    assert len(walks) == 3
+
+
 def test_search_by_a_matcher(web, index):
     offering = client(index, matchers=("euclidean",))
     by_distance = [hit.score for hit in index.search(picture(3), 4, matcher="euclidean")]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ class Catalog:
 
     def __init__(self, file: Path) -> None:
         self._lock, self._file = threading.Lock(), file
+        self._folders: tuple[tuple[int, int], set[str]] = (0, 0), set()
         try:
             self._db = sqlite3.connect(file, check_same_thread=False)
             self._db.executescript(
@@ -58,7 +60,7 @@ class Catalog:
                 " source TEXT NOT NULL);"
                 "CREATE TABLE IF NOT EXISTS sources (path TEXT PRIMARY KEY);"
             )
-            self.path(0)
+            self.entry(0)
         except (sqlite3.Error, UnicodeDecodeError, ZsbirError) as error:  # sqlite quotes a damaged file's bytes
             raise ZsbirError(f"{file} cannot be opened as the catalogue of an index: {error}") from None
 
@@ -71,9 +73,19 @@ class Catalog:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise ZsbirError(f"{self._file} is damaged or cannot be written: {error}") from None
 
-    def __len__(self) -> int:
+    def _ask(self, question: str, *values: Any) -> list[Any]:
+        """Return the rows of the answer."""
         with self._using():
-            return int(self._db.execute("SELECT COUNT(*) FROM photos").fetchone()[0])
+            return self._db.execute(question, values).fetchall()
+
+    def _change(self, *changes: tuple[str, Iterable[Sequence[Any]]]) -> None:
+        """Run statements in one transaction, each for many rows of values."""
+        with self._using():
+            for change, rows in changes:
+                self._db.executemany(change, rows)
+
+    def __len__(self) -> int:
+        return int(self._ask("SELECT COUNT(*) FROM photos")[0][0])
 
     def next_ids(self, count: int) -> list[int]:
         """Return `count` ids that were never given out before, and never will be, not even if this one is stopped."""
@@ -87,76 +99,62 @@ class Catalog:
 
     def add(self, ids: Sequence[int], entries: Sequence[Entry]) -> None:
         """Write photos in one transaction; a known path is replaced."""
-        rows = [(i, e.path, e.digest, e.size, e.changed, e.source) for i, e in zip(ids, entries, strict=True)]
-        with self._using():
-            self._db.executemany("DELETE FROM skipped WHERE path = ?", [(e.path,) for e in entries])
-            self._db.executemany("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?)", rows)
+        rows = [(i, *vars(entry).values()) for i, entry in zip(ids, entries, strict=True)]
+        self._change(
+            ("DELETE FROM skipped WHERE path = ?", [(entry.path,) for entry in entries]),
+            ("INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?)", rows),
+        )
 
     def skip(self, files: Iterable[tuple[str, str, str]]) -> None:
         """Remember files (path, reason, source) that could not be read."""
-        with self._using():
-            self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?)", list(files))
+        self._change(("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?)", files))
 
     def move(self, moves: Sequence[tuple[int, Entry]]) -> None:
         """Give photos another path, size or time; what they show is the same. They may swap paths."""
-        with self._using():
-            self._db.executemany("UPDATE photos SET path = 'moving ' || id WHERE id = ?", [(i,) for i, _ in moves])
-            self._db.executemany(
+        self._change(
+            ("UPDATE photos SET path = 'moving ' || id WHERE id = ?", [(i,) for i, _ in moves]),
+            (
                 "UPDATE photos SET path = ?, size = ?, changed = ?, source = ? WHERE id = ?",
                 [(e.path, e.size, e.changed, e.source, i) for i, e in moves],
-            )
+            ),
+        )
 
     def remove(self, ids: Iterable[int]) -> None:
         """Forget photos."""
-        with self._using():
-            self._db.executemany("DELETE FROM photos WHERE id = ?", [(int(i),) for i in ids])
+        self._change(("DELETE FROM photos WHERE id = ?", [(int(i),) for i in ids]))
 
     def begin(self, source: str) -> None:
         """Remember a source, and forget which of its files could not be read: they are tried again."""
-        with self._using():
-            self._db.execute("INSERT OR IGNORE INTO sources VALUES (?)", (source,))
-            self._db.execute("DELETE FROM skipped WHERE source = ?", (source,))
+        self._change(
+            ("INSERT OR IGNORE INTO sources VALUES (?)", [(source,)]),
+            ("DELETE FROM skipped WHERE source = ?", [(source,)]),
+        )
 
     def forget(self, source: str) -> None:
-        """Forget a source."""
-        with self._using():
-            self._db.execute("DELETE FROM sources WHERE path = ?", (source,))
-            self._db.execute("DELETE FROM skipped WHERE source = ?", (source,))
+        """Forget a source, and which of its files could not be read."""
+        self._change(
+            ("DELETE FROM sources WHERE path = ?", [(source,)]), ("DELETE FROM skipped WHERE source = ?", [(source,)])
+        )
 
     def sources(self) -> list[str]:
         """Return the folders and lists that were indexed."""
-        with self._using():
-            return [str(row[0]) for row in self._db.execute("SELECT path FROM sources ORDER BY path")]
+        return [path for (path,) in self._ask("SELECT path FROM sources ORDER BY path")]
 
     def skipped(self) -> list[tuple[str, str, str]]:
         """Return the files that could not be read: path, reason, source."""
-        with self._using():
-            return list(self._db.execute("SELECT path, reason, source FROM skipped ORDER BY path"))
+        return self._ask("SELECT path, reason, source FROM skipped ORDER BY path")
 
     def version(self) -> int:
         """Return a number that another process changes by writing."""
-        with self._using():
-            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
-
-    def path(self, photo: int) -> str | None:
-        """Return the path of one photo, or None."""
-        with self._using():
-            row = self._db.execute("SELECT path FROM photos WHERE id = ?", (photo,)).fetchone()
-        return None if row is None else str(row[0])
+        return int(self._ask("PRAGMA data_version")[0][0])
 
     def entry(self, photo: int) -> Entry | None:
         """Return one photo, or None."""
-        with self._using():
-            row = self._db.execute(
-                "SELECT path, digest, size, changed, source FROM photos WHERE id = ?", (photo,)
-            ).fetchone()
-        return None if row is None else Entry(*row)
+        return next((entry for number, entry in self.some(photo - 1, 1) if number == photo), None)
 
     def id_of(self, path: str) -> int | None:
         """Return the id of a path, or None."""
-        with self._using():
-            row = self._db.execute("SELECT id FROM photos WHERE path = ?", (path,)).fetchone()
-        return None if row is None else int(row[0])
+        return next((number for (number,) in self._ask("SELECT id FROM photos WHERE path = ?", path)), None)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """Return the ids of all photos, rising."""
@@ -167,18 +165,22 @@ class Catalog:
     def under(self, path: str, most: int) -> list[int]:
         """Return up to `most` ids of photos that are at a path or below it."""
         below = path.rstrip(os.sep) + os.sep
+        wanted = "SELECT id FROM photos WHERE path = ? OR (path >= ? AND path < ?) LIMIT ?"
+        return [number for (number,) in self._ask(wanted, path, below, below[:-1] + chr(ord(os.sep) + 1), most)]
+
+    def folders(self) -> set[str]:
+        """Return the folders that photos are in; the catalogue is walked again only once it has changed."""
         with self._using():
-            rows = self._db.execute(
-                "SELECT id FROM photos WHERE path = ? OR (path >= ? AND path < ?) LIMIT ?",
-                (path, below, below[:-1] + chr(ord(os.sep) + 1), most),
-            )
-            return [int(row[0]) for row in rows]
+            now = self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
+            if now != self._folders[0]:
+                paths = self._db.execute("SELECT path FROM photos")
+                self._folders = now, {path.rpartition(os.sep)[0] or os.sep for (path,) in paths}
+            return self._folders[1]
 
     def some(self, after: int, most: int) -> list[tuple[int, Entry]]:
         """Return up to `most` photos whose ids are above one, in the order of ids."""
         wanted = "SELECT id, path, digest, size, changed, source FROM photos WHERE id > ? ORDER BY id LIMIT ?"
-        with self._using():
-            return [(int(i), Entry(*rest)) for i, *rest in self._db.execute(wanted, (after, most))]
+        return [(number, Entry(*rest)) for number, *rest in self._ask(wanted, after, most)]
 
     def entries(self) -> Iterator[tuple[int, Entry]]:
         """Return all photos with their ids."""

@@ -114,11 +114,11 @@ class Searching:
         while True:
             with self._lock.reading():
                 scores, ids = self._matching.search(vector[None], wanted, matcher, candidates)
-                paths = [self.catalog.path(number) for number in ids.tolist()]
+                found = [self.catalog.entry(number) for number in ids.tolist()]
             hits = [
-                Hit(path, score, number)
-                for path, score, number in zip(paths, scores.tolist(), ids.tolist(), strict=True)
-                if path is not None and (under is None or path.startswith(under))
+                Hit(photo.path, score, number)
+                for photo, score, number in zip(found, scores.tolist(), ids.tolist(), strict=True)
+                if photo is not None and (under is None or photo.path.startswith(under))
             ]
             if under is None or len(hits) >= k or wanted >= total:
                 return hits[:k]
@@ -126,7 +126,7 @@ class Searching:
 
     def like(self, photo: int, k: int = 10, folder: str | Path | None = None) -> list[Hit]:
         """Find photos like one of the index, given by its id; that one itself is left out."""
-        if self.catalog.path(photo) is None:
+        if self.catalog.entry(photo) is None:
             raise ZsbirError(f"there is no photo {photo} in the index")
         with self._lock.reading():
             vector = self.store.vectors(np.array([photo], dtype=np.int64))[0]

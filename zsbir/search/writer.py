@@ -69,11 +69,9 @@ class Writer:
             numbers, stored = self._catalog.ids(), self._store.ids()
             self._store.remove(np.setdiff1d(stored, numbers))
             lost = np.setdiff1d(numbers, stored).tolist()
-            paths = [
-                entry.path for number in lost for _, entry in self._catalog.some(number - 1, 1) if not entry.source
-            ]
+            entries = [self._catalog.entry(number) for number in lost]
             self._catalog.remove(lost)
-        return paths
+        return [entry.path for entry in entries if entry is not None and not entry.source]
 
     def look(self, source: str, prune: bool, links: bool) -> Changes:
         """Find what changed in a folder or list, and remember it; photos that are to stay are moved to `kept`."""

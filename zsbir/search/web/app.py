@@ -168,7 +168,7 @@ class Site:
     def _folders(self) -> dict[str, Path]:
         """Return the folders that photos are in, at the first level: shown name to path."""
         roots, found = self._roots(), {}
-        for folder in {str(Path(entry.path).parent) for _, entry in self.index.catalog.entries()}:
+        for folder in self.index.catalog.folders():
             photo = Path(folder, "any")
             parts = self._shown(photo, roots).parts
             if len(parts) > 1:
