@@ -11,6 +11,10 @@ from zsbir.methods._batching import BatchSize
 from zsbir.methods.embedding import embed
 
 
+def sized_for(device, size=None, method=None):
+    return BatchSize(size, torch.device(device), torch.nn.Identity() if method is None else method)
+
+
 def run(sized, count, fits):
     """Embed `count` images on a GPU that holds `fits` at once; returns the sizes of the pieces, and all rows."""
     seen = []
@@ -33,26 +37,35 @@ def run(sized, count, fits):
 
 def test_it_doubles_while_memory_is_free(monkeypatch):
     monkeypatch.setattr(_batching, "used_memory", lambda device: (sized.size * 10, 3000))
-    sized = BatchSize(None, torch.device("cuda"))
+    sized = sized_for("cuda")
     assert run(sized, 1000, 10_000) == [64, 128, 256, 256, 256, 40]
     monkeypatch.setattr(_batching, "used_memory", lambda device: (0, 3000))
-    sized = BatchSize(None, torch.device("cuda"))
+    sized = sized_for("cuda")
     assert max(run(sized, 9000, 10_000)) == 1024
 
 
 def test_it_halves_when_memory_is_out_and_stays(monkeypatch):
     monkeypatch.setattr(_batching, "used_memory", lambda device: (0, 3000))
-    assert run(BatchSize(None, torch.device("cuda")), 600, 100) == [64, 64, 64, *[64] * 6, 24]
-    assert run(BatchSize(None, torch.device("cuda")), 20, 5) == [5, 5, 5, 5]
+    assert run(sized_for("cuda"), 600, 100) == [64, 64, 64, *[64] * 6, 24]
+    assert run(sized_for("cuda"), 20, 5) == [5, 5, 5, 5]
     with pytest.raises(torch.OutOfMemoryError):
-        run(BatchSize(None, torch.device("cuda")), 4, 0)
+        run(sized_for("cuda"), 4, 0)
+
+
+def test_what_was_found_is_kept_for_the_next_job_of_the_same_method(monkeypatch):
+    monkeypatch.setattr(_batching, "used_memory", lambda device: (0, 3000))
+    method = torch.nn.Identity()
+    assert run(sized_for("cuda", method=method), 200, 100) == [64, 64, 64, 8]
+    assert run(sized_for("cuda", method=method), 100, 10_000) == [64, 36], "it is not tried again"
+    assert run(sized_for("cuda"), 200, 10_000) == [64, 128, 8], "another method has a size of its own"
+    assert sized_for("cpu", method=method).size == 32
 
 
 def test_a_size_that_was_given_and_the_one_of_a_processor_are_fixed():
-    assert run(BatchSize(None, torch.device("cpu")), 70, 99) == [32, 32, 6]
-    assert run(BatchSize(50, torch.device("cuda")), 70, 99) == [50, 20]
+    assert run(sized_for("cpu"), 70, 99) == [32, 32, 6]
+    assert run(sized_for("cuda", 50), 70, 99) == [50, 20]
     with pytest.raises(torch.OutOfMemoryError):
-        run(BatchSize(50, torch.device("cuda")), 70, 49)
+        run(sized_for("cuda", 50), 70, 49)
 
 
 def test_rows_stay_with_their_vectors_when_a_batch_is_cut(monkeypatch, tmp_path):
@@ -71,7 +84,7 @@ def test_rows_stay_with_their_vectors_when_a_batch_is_cut(monkeypatch, tmp_path)
         return real(self, batch, domain)
 
     monkeypatch.setattr(type(method), "embed", small)
-    monkeypatch.setattr("zsbir.methods.embedding.BatchSize", lambda size, device: BatchSize(None, torch.device("cuda")))
+    monkeypatch.setattr("zsbir.methods.embedding.BatchSize", lambda size, device, method: sized_for("cuda", method=method))
     cut = embed(method, images, "photo")
     assert made == [8, 4, 2, 2, 2, 2]
     torch.testing.assert_close(cut.vectors, whole.vectors, atol=1e-6, rtol=1e-5)

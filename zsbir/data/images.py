@@ -98,13 +98,17 @@ def _decode(file: IO[bytes], name: str, at_least: int = 0) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image as RGB, turned as its EXIF block says; a damaged block turns nothing."""
-    try:
-        turn = _TURNS.get(int(image.getexif().get(_ORIENTATION, 1)))
-    except (OSError, ValueError, SyntaxError, TypeError, struct.error):
-        turn = None
-    rgb = _to_rgb(image)
+    """Return an image as RGB, turned as its EXIF block says."""
+    turn, rgb = turn_of(image), _to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how an image's EXIF block says to turn it; a damaged block turns nothing."""
+    try:
+        return _TURNS.get(int(image.getexif().get(_ORIENTATION, 1)))
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error):
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

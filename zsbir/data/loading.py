@@ -48,7 +48,7 @@ class ImageSource:
         self.preprocess = preprocess
         self.size = preprocess.size
         self.features = features
-        self._caches: dict[Domain, ImageCache] = {}
+        self.caches: dict[Domain, ImageCache] = {}
         if cache is not None:
             self.use_cache(cache)
 
@@ -57,12 +57,12 @@ class ImageSource:
         variant = "" if self.dataset is None else self.dataset.variant
         for domain in DOMAINS:
             how = self.preprocess.how(domain)
-            self._caches[domain] = ImageCache(folder, self.size, how, self._opener(domain), variant)
+            self.caches[domain] = ImageCache(folder, self.size, how, self._opener(domain), variant)
 
     def image(self, file: str, domain: Domain) -> Pixels:
         """Return (size, size, 3) uint8; raises ZsbirError for a file that cannot be read."""
-        if domain in self._caches:
-            return self._caches[domain].get(file)
+        if domain in self.caches:
+            return self.caches[domain].get(file)
         return self.preprocess.pixels(self._opener(domain)(file), domain)
 
     def _opener(self, domain: Domain) -> Callable[[str], Image.Image]:

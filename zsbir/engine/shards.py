@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,6 @@ from zsbir.types import Domain, Embeddings, Labels, Paths
 
 SCHEMA = "zsbir-parts-2"
 MANIFEST = "manifest.json"
-
-_AT_ONCE = 1024
-"""Images of a shard that are held encoded at a time: a shard may be a large tar file."""
 
 
 @dataclass(frozen=True)
@@ -172,27 +168,25 @@ class Parts:
 
     def embed_shard(self, method: Method, number: int, **options: Any) -> int:
         """Embed one shard and write its part; return how many images it has."""
-        held: list[Embeddings] = []
-        rows: list[int] = []
-        ids: list[str] = []
-        skipped: list[tuple[str, str]] = []
-        count = 0
-        for items in _batched(self.job.source.read(number), _AT_ONCE):
-            broken: dict[int, str] = {}
-            images = [data for _, data in items]
-            more = {"dataset": self.job.dataset, "skip": broken.__setitem__, **options}
-            held.append(embed(method, images, self.job.domain, **more))
-            rows += [count + place for place in range(len(items)) if place not in broken]
-            ids += [name for place, (name, _) in enumerate(items) if place not in broken]
-            skipped += [(items[place][0], reason) for place, reason in sorted(broken.items())]
-            count += len(items)
-        vectors = torch.cat([part.vectors for part in held if len(part)] or [torch.zeros(0, 1)])
+        names: list[str] = []
+
+        def images() -> Iterator[str | bytes]:
+            for name, data in self.job.source.read(number):
+                names.append(name)
+                yield data
+
+        broken: dict[int, str] = {}
+        more = {"dataset": self.job.dataset, "skip": broken.__setitem__, **options}
+        vectors = embed(method, images(), self.job.domain, **more).vectors
+        rows = [row for row in range(len(names)) if row not in broken]
+        ids = [names[row] for row in rows]
+        skipped = [(names[row], reason) for row, reason in sorted(broken.items())]
         tensors = {"vectors": vectors, "rows": torch.tensor(rows, dtype=torch.int64)}
         stem = self.folder / f"{number:06d}"
-        text = json.dumps({"images": count, "ids": ids, "skipped": skipped}, ensure_ascii=False)
+        text = json.dumps({"images": len(names), "ids": ids, "skipped": skipped}, ensure_ascii=False)
         write_whole(stem.with_suffix(".safetensors"), lambda part: save_file(tensors, part))
         write_whole(stem.with_suffix(".json"), lambda part: part.write_bytes(text.encode("utf-8", "surrogateescape")))
-        return count
+        return len(names)
 
     def finish(self) -> dict[str, Any]:
         """Write ``OUT/manifest.json``, once all shards are there, and return it: counts, and the parts in order."""
@@ -271,9 +265,3 @@ def read_parts(out: Path) -> tuple[str, Iterator[Part]]:
             raise ZsbirError(f"{out} holds no embeddings of photos: an index is made of those")
         model, stems = str(manifest["model"]), [out / name for name in manifest["jobs"]["gallery"]["parts"]]
     return model, map(read_part, stems)
-
-
-def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yield lists of `size` items, the last one shorter."""
-    while some := list(islice(items, size)):
-        yield some

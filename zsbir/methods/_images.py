@@ -1,12 +1,12 @@
-"""What images may be given as, the checks of what a method embeds, and reading ahead."""
+"""What images may be given as, and the checks of what a method embeds."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,12 @@ from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches
 from zsbir.types import Domain, Paths, Records
 
-T = TypeVar("T")
 Images = Records | str | Path | Image.Image | npt.NDArray[Any] | Tensor | Iterable[Any]
 """Records of a dataset; or an image, or several: paths, bytes of an image file, PIL images, (H, W, 3) uint8 arrays, or
 (3, H, W) tensors, uint8 or float in [0, 1]."""
 
 _DOMAINS = list(get_args(Domain))  # here, because older torch cannot export a call of get_args
-_AHEAD = 2  # batches that are decoded while one is embedded
+_values_known: ContextVar[bool] = ContextVar("values_known", default=False)
 
 
 def check_domain(domain: object) -> None:
@@ -36,7 +35,7 @@ def check_domain(domain: object) -> None:
 def check_images(images: object, size: int) -> None:
     """Raise ZsbirError if `images` is not what `Method.embed` takes: (B, 3, size, size) float in [0, 1].
 
-    Values are checked where no gradient is wanted: in training they come from the loader, and a GPU would wait.
+    Values are checked where no gradient is wanted and they are not known: a GPU has to be waited for to see them.
     """
     how = "; encode_sketches and encode_photos take images of any kind"
     if not isinstance(images, Tensor):
@@ -47,6 +46,8 @@ def check_images(images: object, size: int) -> None:
         raise ZsbirError(f"embed takes images (B, 3, {size}, {size}), not {tuple(images.shape)}{how}")
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not images.numel() or images.is_meta:
         return
+    if _values_known.get():
+        return
     low, high = (float(value) for value in torch.aminmax(images))
     if not (low >= -0.01 and high <= 1.01):
         raise ZsbirError(
@@ -55,54 +56,36 @@ def check_images(images: object, size: int) -> None:
         )
 
 
-def read_ahead(
-    read: Callable[[int], T], count: int, batch_size: Callable[[], int], workers: int
-) -> Iterator[tuple[int, list[T]]]:
-    """Yield the start of each batch and what `read` gives of its positions; threads read ahead."""
-
-    def cut() -> Iterator[range]:
-        start = 0
-        while start < count:
-            yield (rows := range(start, min(start + batch_size(), count)))
-            start = rows.stop
-
-    batches = cut()
-    if not workers or count == 1:
-        for rows in batches:
-            yield rows.start, [read(row) for row in rows]
-        return
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[int, Iterator[T]]] = deque()
+@contextmanager
+def values_known() -> Iterator[None]:
+    """Say that the values of images come from bytes, and so lie in [0, 1]."""
+    token = _values_known.set(True)
     try:
-        for rows in batches:
-            waiting.append((rows.start, pool.map(read, rows)))
-            if len(waiting) > _AHEAD:
-                start, results = waiting.popleft()
-                yield start, list(results)
-        for start, results in waiting:
-            yield start, list(results)
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        _values_known.reset(token)
 
 
-def as_items(images: Images) -> Sequence[Any]:
-    """Return the images one by one, as they were given."""
+def as_items(images: Images) -> Sequence[Any] | Iterator[Any]:
+    """Return the images one by one, as they were given; an iterator is not read yet."""
     if isinstance(images, Records):
         return [str(images.file(row)) for row in range(len(images))]
     if isinstance(images, (str, bytes, Path, Image.Image)):
         return [images]
     if isinstance(images, (np.ndarray, Tensor)):
         return list(images) if images.ndim == 4 else [images]
-    if isinstance(images, Sequence):
+    if isinstance(images, (Sequence, Iterator)):
         return images
     if isinstance(images, Iterable) and not isinstance(images, dict):
         return list(images)
     raise ZsbirError(f"images are paths, PIL images, arrays or tensors, or lists of these, not {type(images).__name__}")
 
 
-def paths_of(images: Images, items: Sequence[Any], kept: list[int]) -> Paths:
-    """Return the names of the images that were kept, where all have one."""
+def paths_of(images: Images, items: Sequence[Any] | Iterator[Any], kept: list[int]) -> Paths:
+    """Return the names of the images that were kept, where all have one; those of an iterator are not kept."""
     if isinstance(images, Records):
         return images.paths.take(kept)
+    if isinstance(items, Iterator):
+        return Paths()
     named = all(isinstance(items[row], (str, Path)) for row in kept)
     return Paths(str(items[row]) for row in kept) if named else Paths()
