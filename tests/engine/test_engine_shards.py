@@ -62,6 +62,29 @@ def test_rows_paths_and_skipped_images_belong_together(small_dann, photos, model
     assert (found.labels == -1).all()
 
 
+def test_bf16_and_the_decoder_of_the_device_give_nearly_the_same(photos, model, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from zsbir.methods import _reading
+
+    for file in list(photos.rglob("*.png"))[5:]:
+        if file.stat().st_size > 8:
+            Image.open(file).convert("RGB").save(file.with_suffix(".jpg"), quality=95)
+            file.unlink()
+    decoded, real = [], _reading.squares
+    monkeypatch.setattr(_reading, "squares", lambda images, *rest: decoded.append(len(images)) or real(images, *rest))
+    assert main(embed(model, photos, tmp_path / "one")) == 0
+    assert not decoded
+    assert main(embed(model, photos, tmp_path / "two", "--decode", "device")) == 0
+    assert sum(decoded) == len(list(photos.rglob("*.jpg")))
+    assert main(embed(model, photos, tmp_path / "three", "--precision", "bf16")) == 0
+    one, two, three = (load_embeddings(tmp_path / name / "gallery.safetensors") for name in ("one", "two", "three"))
+    assert list(one.paths) == list(two.paths) == list(three.paths)
+    assert not torch.equal(three.vectors, one.vectors)
+    for found in (two, three):
+        assert torch.nn.functional.cosine_similarity(found.vectors, one.vectors).min() > 0.98
+
+
 def test_two_processes_and_jobs_equal_one(photos, model, tmp_path, capsys):
     assert main(embed(model, photos, tmp_path / "one")) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"]
@@ -123,6 +146,8 @@ def test_another_job_in_the_folder_is_refused(photos, model, small_dann, tmp_pat
     assert main(embed(model, photos, out)) == 0
     assert main(["4" if word == "3" else word for word in embed(model, photos, out)]) == 2
     assert "begun with another block (3, now 4)" in capsys.readouterr().err
+    assert main(embed(model, photos, out, "--precision", "bf16")) == 2
+    assert "begun with another precision (no, now bf16)" in capsys.readouterr().err
     torch.manual_seed(5)
     other = small_dann(margin=2.0)
     torch.nn.init.normal_(next(other.parameters()))

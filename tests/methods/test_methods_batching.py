@@ -84,7 +84,9 @@ def test_rows_stay_with_their_vectors_when_a_batch_is_cut(monkeypatch, tmp_path)
         return real(self, batch, domain)
 
     monkeypatch.setattr(type(method), "embed", small)
-    monkeypatch.setattr("zsbir.methods.embedding.BatchSize", lambda size, device, method: sized_for("cuda", method=method))
+    monkeypatch.setattr(
+        "zsbir.methods.embedding.BatchSize", lambda size, device, method: sized_for("cuda", method=method)
+    )
     cut = embed(method, images, "photo")
     assert made == [8, 4, 2, 2, 2, 2]
     torch.testing.assert_close(cut.vectors, whole.vectors, atol=1e-6, rtol=1e-5)

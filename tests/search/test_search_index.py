@@ -119,6 +119,26 @@ def test_continues_where_it_was_stopped(method, photos, tmp_path, monkeypatch):
     index.close()
 
 
+def test_options_of_embedding_reach_it(method, photos, tmp_path, monkeypatch):
+    from zsbir.search import model
+
+    given, real = [], model.apply
+    monkeypatch.setattr(model, "apply", lambda *args, **options: given.append(options) or real(*args, **options))
+    index = Index.build(method, photos, tmp_path / "i", precision="bf16", decode="device", batch_size=5)
+    picture(40).save(photos / "new.jpg")
+    index.update(precision="bf16", workers=0)
+    index.close()
+    found = [
+        {name: options.get(name) for name in ("precision", "decode", "batch_size", "workers")} for options in given
+    ]
+    assert found[-2:] == [  # before them, the width of the vectors is found
+        {"precision": "bf16", "decode": "device", "batch_size": 5, "workers": 2},
+        {"precision": "bf16", "decode": None, "batch_size": None, "workers": 0},
+    ]
+    with pytest.raises(ZsbirError, match="precision='fp16' is none of no, bf16"):
+        Index.load(tmp_path / "i").add(photos / "new.jpg", precision="fp16")
+
+
 def test_vectors_without_a_photo_are_removed(index, photos):
     index.store.add(np.array([777]), index.store.vectors(np.array([1])))
     assert 777 not in [hit.id for hit in index.search(picture(0), 20)]

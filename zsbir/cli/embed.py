@@ -32,6 +32,8 @@ def embed(
     workers: int = 2,
     threads: int = 1,
     cache: Path | None = None,
+    precision: Literal["no", "bf16"] = "no",
+    decode: Literal["cpu", "device"] = "cpu",
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     actors: int = 2,
@@ -59,6 +61,8 @@ def embed(
         workers: Threads that decode images.
         threads: Processor threads that compute, in each process; another number can change the last bits.
         cache: A folder for decoded images.
+        precision: Mixed precision of the model.
+        decode: What decodes JPEG files: the processor, or the device that runs the model, a GPU (nvJPEG).
         engine: Who hands out the parts: this process, or Ray.
         address: A Ray cluster, such as auto; default: Ray is started on this machine.
         actors: Processes of Ray that hold the model.
@@ -97,9 +101,11 @@ def embed(
             jobs, method = [_photo_job(photos, domain, block)], find_model(model)
         settings = {
             "device": where, "batch_size": batch_size, "block": block, "threads": threads if where == "cpu" else None,
+            "precision": precision, "decode": decode,
         }  # fmt: skip
         known = fingerprint(method)
-        options = {"device": where, "batch_size": batch_size, "workers": workers, "cache": cache}
+        options = {"device": where, "batch_size": batch_size, "workers": workers, "cache": cache,
+                   "precision": precision, "decode": decode}  # fmt: skip
         parts = [Parts(job, out, known, settings) for job in jobs]
         if engine == "ray":
             from zsbir.engine.on_ray import embed_on_ray

@@ -24,6 +24,8 @@ def index(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     batch_size: int | None = None,
     workers: int = 2,
+    precision: Literal["no", "bf16"] = "no",
+    decode: Literal["cpu", "device"] = "cpu",
 ) -> None:
     """Index a folder of photos, to find them by drawing. Run it again to continue, to add a folder, or after changes.
 
@@ -47,6 +49,8 @@ def index(
         device: Where to run.
         batch_size: Images a step; default: on CUDA what its memory takes, which is found, else 32.
         workers: Threads that decode images.
+        precision: Mixed precision of the model.
+        decode: What decodes JPEG files: the processor, or the device that runs the model, a GPU (nvJPEG).
     """
     from zsbir.cli._options import assignments
     from zsbir.errors import ZsbirError
@@ -61,7 +65,8 @@ def index(
     if matcher is not None:
         MATCHERS.build(matcher)  # a wrong name is refused before the work
     spec = {"name": store or "exact", **assignments(set, "--set")}
-    how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": True, "links": links}
+    how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": True, "links": links,
+                           "precision": precision, "decode": decode}  # fmt: skip
     there = (out / "index.json").is_file()
     instead = [name for name, value in (
         ("--from-embeddings", from_embeddings), ("--merge", merge), ("--remove", remove),

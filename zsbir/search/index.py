@@ -54,10 +54,8 @@ class Index(Searching):
         *,
         store: str | Mapping[str, Any] = "exact",
         device: str = "cpu",
-        batch_size: int | None = None,
-        workers: int = 2,
         progress: bool = False,
-        links: bool = False,
+        **options: Any,
     ) -> Index:
         """Index a folder or list of photos.
 
@@ -67,10 +65,8 @@ class Index(Searching):
             out: A folder that does not exist yet; None: a temporary one, until `save`.
             store: Name or mapping, see `STORES`.
             device: Where the model runs.
-            batch_size: Images a step; None: on CUDA as many as its memory takes, else 32.
-            workers: Threads that decode.
             progress: Show a bar.
-            links: Follow links that lead out of the folder.
+            **options: As for `update`.
 
         Raises:
             ZsbirError: If `out` exists, there are no photos that can be read, or the model's weights are not there.
@@ -78,7 +74,7 @@ class Index(Searching):
         if next(iter(photo_files(photos)), None) is None:
             raise ZsbirError(f"{photos} holds no image file")
         index = cls.new(model, out, store, device, progress)
-        index.update(photos, batch_size=batch_size, workers=workers, progress=progress, links=links)
+        index.update(photos, progress=progress, **options)
         if not len(index):
             (_, reason), *_ = index.skipped()
             index.close()
@@ -148,11 +144,9 @@ class Index(Searching):
         self,
         photos: str | Path | None = None,
         *,
-        batch_size: int | None = None,
-        workers: int = 2,
-        progress: bool = False,
         prune: bool = False,
         links: bool = False,
+        **options: Any,
     ) -> Changes:
         """Add the photos of a folder or list, and follow what changed in it; photos of others stay as they are.
 
@@ -163,11 +157,9 @@ class Index(Searching):
 
         Args:
             photos: See `photo_files`; None: every folder and list that was indexed before.
-            batch_size: Images a step; None: on CUDA as many as its memory takes, else 32.
-            workers: Threads that decode.
-            progress: Show a bar.
             prune: Remove all photos that are away.
             links: Follow links that lead out of the folder.
+            **options: As for `zsbir.methods.embedding.apply`: batch_size, workers (2), progress, precision, decode.
 
         Returns:
             What was found to have changed.
@@ -177,26 +169,27 @@ class Index(Searching):
         """
         with self._writer.writing():
             if lost := self._writer.repair():
-                self.add(lost, batch_size=batch_size, workers=workers)
+                self.add(lost, **options)
             sources = self.catalog.sources() if photos is None else [str(Path(photos).absolute())]
             total = Changes()
             for source in sources:
                 changes = self._writer.look(source, prune, links)
-                self._writer.apply(changes, source, self.embedder, batch_size, workers, progress)
+                self._writer.apply(changes, source, self.embedder, **options)
                 for part in fields(Changes):
                     setattr(total, part.name, getattr(total, part.name) + getattr(changes, part.name))
         return total
 
-    def add(
-        self, photos: str | Path | Iterable[str | Path], *, batch_size: int | None = None, workers: int = 2
-    ) -> Changes:
-        """Add image files, or those of a folder; those that are in are embedded again only if their content changed."""
+    def add(self, photos: str | Path | Iterable[str | Path], **options: Any) -> Changes:
+        """Add image files, or those of a folder; those that are in are embedded again only if their content changed.
+
+        Options are as for `zsbir.methods.embedding.apply`.
+        """
         if isinstance(photos, (str, Path)):
             photos = photo_files(photos)
         files = [str(Path(photo).absolute()) for photo in photos]
         with self._writer.writing():
             changes = compare(files, self.catalog.entries())
-            self._writer.apply(changes, "", self.embedder, batch_size, workers, False)
+            self._writer.apply(changes, "", self.embedder, **options)
         return changes
 
     def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[Skip]]]) -> None:

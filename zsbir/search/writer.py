@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -87,9 +88,7 @@ class Writer:
             self._catalog.forget(source)
         return changes
 
-    def apply(
-        self, changes: Changes, source: str, embedder: Embedder, batch_size: int | None, workers: int, progress: bool
-    ) -> None:
+    def apply(self, changes: Changes, source: str, embedder: Embedder, **options: Any) -> None:
         """Make the index follow changes; new photos are embedded and written some batches at a time."""
         gone = changes.changed + changes.vanished
         with self._lock.writing():
@@ -109,7 +108,7 @@ class Writer:
                 held.clear()
 
         stream = embedder.stream(
-            [entry.path for entry in new], "photo", batch_size=batch_size, workers=workers, progress=progress,
+            [entry.path for entry in new], "photo", **{"workers": 2, **options},
             skip=lambda row, reason: skipped.append((new[row].path, reason, source)),
         )  # fmt: skip
         for rows, vectors in stream:
