@@ -120,7 +120,7 @@ def test_wrong_arguments_are_refused_in_one_sentence(name, arguments, message):
         ({"augment": "afine"}, "augment='afine' must be 'none', 'affine' or"),
         ({"sampling": "mix"}, "sampling='mix' must be 'triplet', 'mixed' or"),
         ({"sketch_share": 1}, r"sketch_share=1 must be a number in \(0, 1\)"),
-        ({"ema": 1.5}, r"ema=1.5 must be a number in \[0, 1\] or None"),
+        ({"ema": 1.5}, r"ema=1.5 must be a number in \(0, 1\) or None"),
     ],
 )
 @pytest.mark.parametrize("make", [lambda values: zsbir.Recipe(**values), recipe_from])

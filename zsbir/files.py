@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -134,6 +134,16 @@ def read_json(file: Path) -> Any:
     """Read JSON; raises ZsbirError if the file is missing or broken."""
     with reading("file", file):
         return json.loads(read_regular(file))
+
+
+def read_record(file: Path, keys: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """Read a JSON object; raises ZsbirError if it lacks one of `keys`, or its value is not of the kind given."""
+    record: dict[str, Any] = read_json(file)
+    held = record if isinstance(record, dict) else {}
+    wrong = [key for key, kind in keys.items() if not isinstance(held.get(key, ...), kind)]
+    if wrong:
+        raise ZsbirError(f"{file} is incomplete: {', '.join(wrong)} is missing or wrong")
+    return record
 
 
 @contextmanager

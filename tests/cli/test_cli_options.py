@@ -10,7 +10,7 @@ import zsbir
 from tests.engine.conftest import CLASSES, write_shapes
 from zsbir import cli
 from zsbir.cli import export, listing, quickstart, runs, train
-from zsbir.engine.run import describe
+from zsbir.engine.run import write_run
 from zsbir.engine.trainer import Trainer
 
 
@@ -35,7 +35,7 @@ def plain():
 
 
 @pytest.fixture
-def started(monkeypatch, capsys):
+def started(monkeypatch, capsys, tmp_path):
     """Return what the command line would train, or what it says in refusing to."""
     held = []
     monkeypatch.setattr(Trainer, "fit", lambda self: held.append(self))
@@ -48,7 +48,9 @@ def started(monkeypatch, capsys):
             assert code == 2
             return said
         (trainer,) = held
-        run = describe(trainer.method, trainer.dataset, trainer.recipe, trainer.seed, trainer._settings)
+        (tmp_path / "record").mkdir(exist_ok=True)
+        write_run(tmp_path / "record", trainer.method, trainer.dataset, trainer.recipe, trainer.seed, trainer._settings)
+        run = json.loads((tmp_path / "record" / "run.json").read_text())
         run = {k: v for k, v in run.items() if k not in ("command", "started", "classes")}
         state = [trainer.out, trainer.loader._loader.num_workers, trainer.cache, trainer.loader.steps.keep]
         return json.dumps([run, *map(str, state), trainer.dataset.test.classes])

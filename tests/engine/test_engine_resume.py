@@ -159,7 +159,7 @@ def test_average_that_does_not_fit_is_refused(shapes, small_dann, recipe, tmp_pa
     tensors = load_file(file)
     tensors[next(iter(tensors))] = torch.zeros(3)
     save_file(tensors, file)
-    with pytest.raises(ZsbirError, match=r"average.safetensors does not fit the method: size mismatch"):
+    with pytest.raises(ZsbirError, match=r"average.safetensors do not fit the method 'dann': size mismatch"):
         Trainer.resume(tmp_path / "run", progress=False)
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 import zsbir
 from tests.engine.conftest import same_weights
+from zsbir.engine.learner import Average
 from zsbir.engine.optim import lr_factor, make_optimizer
 from zsbir.engine.trainer import Trainer
-from zsbir.engine.weights import Average, freeze, layer_rates
 from zsbir.errors import ZsbirError
 
 
@@ -25,7 +25,7 @@ def test_frozen_by_name_stays_as_it_is(shapes, small_dann, recipe):
     assert changed
     assert not any("backbone.net.0." in name for name in changed)
     with pytest.raises(ZsbirError, match="matches no parameter name"):
-        freeze(method, ("nothing.like.*",))
+        make_optimizer(method, zsbir.Recipe(freeze=("nothing.like.*",)))
 
 
 def test_fixed_norms_keep_their_statistics_and_still_train(shapes, recipe):
@@ -55,7 +55,7 @@ def test_each_layer_trains_at_half_the_rate_of_the_one_above():
     assert {rate[id(p)] for p in net.norm.parameters()} == {1.0}  # timm counts it to the last block
     assert {rate[id(p)] for p in method.parameters() if id(p) not in {id(q) for q in net.parameters()}} == {1.0}
     with pytest.raises(ZsbirError, match="needs a timm backbone"):
-        layer_rates(zsbir.build("dann", backbone="tiny"), 0.5)
+        make_optimizer(zsbir.build("dann", backbone="tiny"), zsbir.Recipe(layer_decay=0.5))
 
 
 def test_warm_up_ends_at_its_last_step():

@@ -28,6 +28,6 @@ def export(
     from zsbir.engine.run import claim
 
     method = zsbir.load(run)
-    claim(out, "folder", "")
+    claim(out, run=False)
     for name, difference in write(method, out, format).items():
         print(f"{out}/{name}: largest difference {difference:.1e}")

@@ -32,7 +32,7 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
     from zsbir.files import write_json
     from zsbir.methods.base import load
 
-    refuse_taken(out, "folder", "")
+    refuse_taken(out, run=False)
     print("1/5 data: drawings from OpenMoji, a line drawing as the sketch, a coloured one on clutter as the photo")
     dataset, method, trainer = _prepare(out, seed, workers, epochs)
     test = dataset.test

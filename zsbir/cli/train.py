@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -285,7 +286,7 @@ def _measured(
         runs.write_run(folder, built, dataset, built.recipe, seed, settings)
         built.save(folder / "best")
     except Exception:
-        runs.discard(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     print(f"done: {folder}\nnext: zsbir evaluate {folder}")
 

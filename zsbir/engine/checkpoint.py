@@ -10,16 +10,16 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zsbir.backbones.weights import read_tensors
 from zsbir.engine.learner import Learner
 from zsbir.engine.lora import ADAPTERS
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json, replaced, write_json
-from zsbir.methods.saving import plain_tensors, write_method
+from zsbir.files import read_record, replaced, write_json
+from zsbir.methods.saving import fill, plain_tensors, write_method
 
 AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -29,12 +29,12 @@ STATE: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 """What ``state.json`` must hold."""
 SLOTS = {"SGD": {"momentum_buffer"}}
-"""What an optimiser keeps of each parameter that has had a gradient, if not Adam's."""
+"""What an optimiser other than Adam keeps of each parameter that has had a gradient."""
 ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, replacing the one that is there only when the new one is whole.
+    """Write a checkpoint; it replaces the one that is there only once it is whole.
 
     Args:
         folder: Where, such as ``runs/a/last``.
@@ -57,39 +57,24 @@ def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any]) ->
 
 
 def load_state(folder: Path, learner: Learner) -> dict[str, Any]:
-    """Fill a learner from a checkpoint, but for its method, and return the rest of the state.
+    """Fill all of a learner but its method from a checkpoint, and return the rest of the state.
 
     Raises:
-        ZsbirError: If the folder cannot be resumed from: something is missing, or does not fit the parameters.
+        ZsbirError: If something is missing, cannot be read, or does not fit the method's parameters.
     """
     if not (folder / "state.json").is_file():
         raise ZsbirError(f"{folder} has no training state, so it cannot be resumed; start a new run with --weights")
-    state: dict[str, Any] = read_json(folder / "state.json")
-    wrong = [k for k, kind in STATE.items() if not isinstance(state, dict) or not isinstance(state.get(k, ...), kind)]
-    if wrong:
-        raise ZsbirError(f"{folder / 'state.json'} is no training state: {', '.join(wrong)} is missing or wrong")
+    state = read_record(folder / "state.json", STATE)
     _fill_optimizer(learner.optimizer, folder / OPTIMIZER, state["tensors"])
     if learner.average is not None:
-        file = folder / AVERAGE
-        try:
-            learner.average.module.load_state_dict(_tensors(file))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise ZsbirError(f"{file} does not fit the method: {reason}") from error
+        fill(learner.average.module, folder / AVERAGE)
     if learner.adapters is not None:
         learner.adapters.load(folder / ADAPTERS)
     return state
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(file))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ZsbirError(f"{file} cannot be read ({error}), so the run cannot be resumed") from error
-
-
 def _fill_optimizer(optimizer: Optimizer, file: Path, count: int) -> None:
-    tensors = _tensors(file)
+    tensors = read_tensors(file)
     groups = optimizer.state_dict()["param_groups"]
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     needed = SLOTS.get(type(optimizer).__name__, ADAM)

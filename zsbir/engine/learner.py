@@ -8,16 +8,36 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from zsbir.backbones.norms import batch_norms
 from zsbir.engine.lora import Adapters, Lora
 from zsbir.engine.optim import lr_factor, make_optimizer
 from zsbir.engine.speed import Speed
-from zsbir.engine.weights import Average, fix_norms
 from zsbir.methods.base import Method, Recipe
 from zsbir.methods.saving import save
 from zsbir.types import Batch
+
+
+class Average(ModelEmaV3):
+    """An exponential moving average of a method's weights: ``a ← d·a + (1 − d)·w`` after each step, by timm.
+
+    Attributes:
+        module: A copy of the method, with the averaged weights.
+
+    Args:
+        method: Whose weights.
+        decay: d, in (0, 1). The first steps use the smaller ``(1 + t) / (10 + t)``, so that the start is forgotten.
+    """
+
+    def __init__(self, method: nn.Module, decay: float) -> None:
+        super().__init__(method, decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
+
+    def after(self, step: int, method: nn.Module) -> None:
+        """Take in the weights after a step, counted from 0; integer buffers are copied."""
+        self.update(method, step + 2)  # timm's ramp 1 - 1 / (1 + s / 9) counts s = t + 1, and one more before it
 
 
 class Learner:
@@ -50,19 +70,19 @@ class Learner:
     def start(self, steps_per_epoch: int) -> None:
         """Wrap method and optimiser for precision and processes: once, before the first step."""
         self._per_epoch = steps_per_epoch
-        self._model: Any
-        self._wrapped: Any
-        self._model, self._wrapped = self.accelerator.prepare(self.method, self.optimizer)
+        prepared: tuple[Any, Any] = self.accelerator.prepare(self.method, self.optimizer)
+        self._model, self._wrapped = prepared
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the method's schedules, and its layers to training."""
+        """Set the method's schedules, and put it into training mode, but for norms that are fixed."""
         self.method.on_epoch(epoch, self.recipe.epochs)
         self._model.train()
         if self.recipe.fixed_norm:
-            fix_norms(self.method)
+            for norm in batch_norms(self.method):  # their scale and shift still train
+                norm.eval()
 
     def step(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Tensor, float, bool]:
-        """Take in the batch of a global step, counted from 0.
+        """Train on the batch of a global step, counted from 0.
 
         Returns:
             The loss terms, their sum, the learning rate, and whether the optimiser moved.
@@ -89,7 +109,7 @@ class Learner:
 
     @property
     def result(self) -> Method:
-        """What is validated and kept as best: the average of the weights, where there is one."""
+        """What is validated and saved as best: the average of the weights, where there is one."""
         return self.method if self.average is None else self.average.module
 
     def plain_state(self, method: Method) -> dict[str, Tensor] | None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zsbir.arguments import Count, Positive, Ratio, checked
 from zsbir.backbones.base import Backbone
+from zsbir.backbones.weights import read_tensors
 from zsbir.errors import ZsbirError
 from zsbir.methods.saving import plain_tensors
 
@@ -132,10 +133,8 @@ class Adapters:
         save_file(plain_tensors(self._state()), file)
 
     def load(self, file: Path) -> None:
-        """Read what `save` wrote; raises ZsbirError if it is missing or of other adapters."""
-        if not file.is_file():
-            raise ZsbirError(f"the run trains adapters (lora), but {file} is missing: it cannot be resumed")
-        state = load_file(file)
+        """Read what `save` wrote; raises ZsbirError if it is missing, broken or of other adapters."""
+        state = read_tensors(file)
         if {k: v.shape for k, v in self._state().items()} != {k: v.shape for k, v in state.items()}:
             raise ZsbirError(f"{file} has other adapters than the run's recipe: it cannot be resumed")
         self.method.load_state_dict(state, strict=False)

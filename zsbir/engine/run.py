@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import platform
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,49 +24,40 @@ from zsbir.data.manifest import difference
 from zsbir.engine.lora import Lora
 from zsbir.engine.speed import Speed
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json, reading, write_json
+from zsbir.files import read_json, read_record, reading, write_json, writing
 from zsbir.methods.base import Method, Recipe
 from zsbir.registry import spec_of
 
 MANIFEST = "dataset.json"
-
-
-RECORD: dict[str, type | tuple[type, ...]] = {
-    "method": (str, dict),
-    "dataset": (str, dict),
-    "recipe": dict,
-    "seed": int,
-    "settings": dict,
-}
+RECORD = {"method": (str, dict), "dataset": (str, dict), "recipe": dict, "seed": int, "settings": dict}
 """What ``run.json`` must hold."""
 
 
-def refuse_taken(folder: Path, what: str = "run folder", instead: str = ", or continue it with --resume") -> None:
+def refuse_taken(folder: Path, run: bool = True) -> None:
     """Raise ZsbirError if `folder` is a file or holds something: nothing is ever overwritten.
 
     Args:
         folder: What a command wants to fill.
-        what: What it is to be, for the message.
-        instead: What else can be done where it holds a run.
+        run: Whether it is to be a run, which could be continued instead.
     """
+    what = "run folder" if run else "folder"
     if folder.is_file():
         raise ZsbirError(f"the {what} {folder} is a file: choose another with --out")
     if folder.is_dir() and any(folder.iterdir()):
         held = (folder / "run.json").is_file()
         state = "already holds a run" if held else "is not empty"
-        raise ZsbirError(f"the {what} {folder} {state}: choose another with --out{instead if held else ''}")
+        instead = ", or continue it with --resume" if run and held else ""
+        raise ZsbirError(f"the {what} {folder} {state}: choose another with --out{instead}")
 
 
-def claim(folder: Path, what: str = "run folder", instead: str = ", or continue it with --resume") -> None:
-    """Make a new folder; raises ZsbirError as `refuse_taken`, and if it cannot be made."""
-    refuse_taken(folder, what, instead)
-    try:
+def claim(folder: Path, run: bool = True) -> None:
+    """Make a new folder; raises ZsbirError as `refuse_taken`, and if it cannot be written."""
+    refuse_taken(folder, run)
+    with writing("run" if run else "result", folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"
         probe.write_bytes(b"0" * 4096)
         probe.unlink()
-    except OSError as error:
-        raise ZsbirError(f"the {what} {folder} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -77,19 +67,15 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         ZsbirError: If another process holds it, or it cannot be written.
     """
-    try:
-        held = FileLock(folder / ".lock", timeout=0).acquire()
-    except Timeout:
-        raise ZsbirError(f"{folder} is being trained by another process: wait for its end, or stop it first") from None
-    except OSError as error:
-        raise ZsbirError(f"the run folder {folder} cannot be written: {error.strerror or error}") from error
+    with writing("run", folder):
+        try:
+            held = FileLock(folder / ".lock", timeout=0).acquire()
+        except Timeout:
+            raise ZsbirError(
+                f"{folder} is being trained by another process: wait for its end, or stop it first"
+            ) from None
     with held:
         yield
-
-
-def discard(folder: Path) -> None:
-    """Remove the folder of a run that failed before its first step, so that the same command can start again."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_other_data(run: Mapping[str, Any], dataset: Dataset, folder: Path) -> None:
@@ -103,21 +89,20 @@ def refuse_other_data(run: Mapping[str, Any], dataset: Dataset, folder: Path) ->
         )
 
 
-def describe(
-    method: Method, dataset: Dataset, recipe: Recipe, seed: int, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what ``run.json`` holds: everything that is needed to repeat the run."""
-    return {
+def write_run(
+    folder: Path, method: Method, dataset: Dataset, recipe: Recipe, seed: int, settings: Mapping[str, Any]
+) -> None:
+    """Write ``run.json``, all that is needed to repeat a run, and ``dataset.json``: its files by part and class."""
+    spec = spec_of(dataset)
+    # Absolute paths: a run is resumed and evaluated from any folder.
+    paths = {name: str(Path(spec[name]).absolute()) for name in ("root", "split") if isinstance(spec.get(name), str)}
+    record = {
         "zsbir": zsbir.__version__,
         "method": spec_of(method),
-        "dataset": _findable(spec_of(dataset)),
-        "dataset_manifest": getattr(dataset, "manifest_hash", None),
+        "dataset": {**spec, **paths},
+        "dataset_manifest": dataset.manifest_hash,
         "dataset_notes": list(dataset.notes),
-        "classes": {
-            "train": list(dataset.train.classes),
-            "validation": list(dataset.validation.classes),
-            "test": list(dataset.test.classes),
-        },
+        "classes": {part: list(getattr(dataset, part).classes) for part in ("train", "validation", "test")},
         "recipe": asdict(recipe),
         "seed": seed,
         "settings": dict(settings),
@@ -127,6 +112,8 @@ def describe(
         "host": {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()},
         "versions": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__},
     }
+    write_json(folder / "run.json", record)
+    write_json(folder / MANIFEST, dataset.manifest())
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -138,13 +125,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not (folder / "run.json").is_file():
         what = "holds no run (no run.json)" if folder.is_dir() else "does not exist"
         raise ZsbirError(f"{folder} {what}: give the folder that `zsbir train` wrote")
-    run: dict[str, Any] = read_json(folder / "run.json")
-    wrong = [key for key, kind in RECORD.items() if not isinstance(run, dict) or not isinstance(run.get(key), kind)]
-    if wrong:
-        raise ZsbirError(
-            f"{folder / 'run.json'} is no record of a run of `zsbir train`: {', '.join(wrong)} is missing or wrong"
-        )
-    return run
+    return read_record(folder / "run.json", RECORD)
 
 
 def settings_of(run: Mapping[str, Any], workers: int | None = None) -> dict[str, Any]:
@@ -162,14 +143,6 @@ def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Datase
     return DATASETS.build(run["dataset"], **({} if root is None else {"root": str(root)}))
 
 
-def write_run(
-    folder: Path, method: Method, dataset: Dataset, recipe: Recipe, seed: int, settings: Mapping[str, Any]
-) -> None:
-    """Write ``run.json``, and ``dataset.json``: which files the run trains and tests on, by class."""
-    write_json(folder / "run.json", describe(method, dataset, recipe, seed, settings))
-    write_json(folder / MANIFEST, dataset.manifest())
-
-
 def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recipe:
     """Return `start` (or the defaults) with some values replaced.
 
@@ -181,14 +154,8 @@ def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recip
         merged["freeze"] = (merged["freeze"],)
     recipe = Recipe(**merged)
     if recipe.lora is not None:
-        Lora.of(recipe.lora)  # a wrong setting is said now
+        Lora.of(recipe.lora)  # refuse a wrong setting now, not at the start of training
     return replace(recipe, freeze=tuple(recipe.freeze))
-
-
-def _findable(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a dataset's spec with absolute paths: a run is resumed and evaluated from any folder."""
-    paths = {name: str(Path(spec[name]).absolute()) for name in ("root", "split") if isinstance(spec.get(name), str)}
-    return {**spec, **paths}
 
 
 def _revision() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +24,9 @@ from zsbir.engine.feeding import Keep, images_per_step, make_loader, on_device, 
 from zsbir.engine.figures import Figures
 from zsbir.engine.learner import Learner
 from zsbir.engine.logging import EpochBar, Estimate, StepLog, heard, say
-from zsbir.engine.safety import BadImages, raise_in_a_sentence
 from zsbir.engine.selection import Selection, SelectOn
 from zsbir.engine.speed import Speed
-from zsbir.engine.stopping import Stop, StoppedError
+from zsbir.engine.stopping import BadImages, Stop, StoppedError, raise_in_a_sentence
 from zsbir.methods import METHODS
 from zsbir.methods.base import Method, Recipe, load
 from zsbir.methods.saving import resolve
@@ -204,7 +204,7 @@ class Trainer:
                 raise stopped.ending() from None
             except Exception:
                 if out is not None and fresh and not self.figures.log.size:
-                    runs.discard(out)
+                    shutil.rmtree(out, ignore_errors=True)  # so that the same command can start again
                 raise
             finally:
                 if self.track:

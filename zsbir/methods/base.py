@@ -14,6 +14,7 @@ from torch import Tensor
 from zsbir.arguments import Count, Natural, NonNegative, OpenProportion, Positive, Proportion, checked
 from zsbir.backbones.weights import without_weights
 from zsbir.data.base import Dataset
+from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.files import reading
 from zsbir.methods import METHODS, saving
@@ -79,7 +80,7 @@ class Recipe:
     fixed_norm: bool = False
     layer_decay: Proportion | None = None
     lora: Mapping[str, Any] | None = None
-    ema: Proportion | None = None
+    ema: OpenProportion | None = None
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
         return METHODS.build(PACKAGED).to(place).eval()
     folder = saving.resolve(path)
     with reading("checkpoint", folder):
-        spec = saving.read_spec(folder)
+        record = saving.read_method(folder)
         with without_weights():
-            method = METHODS.build(spec)
-        saving.fill(method, folder)
+            method = METHODS.build(record["method"])
+        saving.fill(method, folder / "model.safetensors")
+        method.preprocess = Preprocess(**record["preprocess"])
     return method.to(place).eval()

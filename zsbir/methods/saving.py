@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zsbir
-from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.files import present, read_json, replaced, write_json
 from zsbir.methods.embedding import Encoder
@@ -57,27 +56,25 @@ def resolve(path: str | Path) -> Path:
     raise ZsbirError(f"{path} {what}: give a run folder of `zsbir train`, or its best/ or last/")
 
 
-def read_spec(folder: Path) -> dict[str, Any]:
-    """Return the spec of the method in a folder; raises ZsbirError if a newer zsbir wrote it."""
-    record = read_json(folder / "method.json")
+def read_method(folder: Path) -> dict[str, Any]:
+    """Return ``method.json`` of a folder; raises ZsbirError if a newer zsbir wrote it."""
+    record: dict[str, Any] = read_json(folder / "method.json")
     version = str(record.get("zsbir"))
     theirs, own = ([int(part) for part in re.findall(r"\d+", v)[:2]] for v in (version, zsbir.__version__))
     if theirs > own:
         raise ZsbirError(
             f"{folder} was written by zsbir {version}, and this is {zsbir.__version__}: pip install --upgrade zsbir"
         )
-    spec: dict[str, Any] = record["method"]
-    return spec
+    return record
 
 
-def fill(method: Encoder, folder: Path) -> None:
-    """Give a method the weights and the preparation in a folder; raises ZsbirError if they do not fit it."""
+def fill(method: Encoder, file: Path) -> None:
+    """Give a method the weights in a file; raises ZsbirError if it cannot be read or does not fit."""
     try:
-        method.load_state_dict(load_file(folder / "model.safetensors"))
+        method.load_state_dict(load_file(file))
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = str(error).strip().split("\n")[-1].strip()
-        raise ZsbirError(f"the weights in {folder} do not fit the method {method.spec['name']!r}: {reason}") from error
-    method.preprocess = Preprocess(**read_json(folder / "method.json")["preprocess"])
+        raise ZsbirError(f"the weights in {file} do not fit the method {method.spec['name']!r}: {reason}") from error
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
