@@ -40,7 +40,7 @@ def test_accuracy_on_held_out_sketches_selects_after_the_warmup(held_out, tmp_pa
     assert trainer.best == max(scores.values())
     kept = zsbir.load(tmp_path / "run" / "best")
     part = held_out.seen_test.sketches
-    assert accuracy(kept, held_out, part, "sketch", batch_size=2) == trainer.best
+    assert accuracy(kept, held_out, batch_size=2) == trainer.best
     images = [np.asarray(held_out.open(str(part.file(i))).resize((32, 32), 2)) for i in range(len(part))]
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():

@@ -38,7 +38,7 @@ class Lora:
 
     Attributes:
         rank: Width of the two matrices.
-        alpha: The product of the two counts ``alpha / rank`` times.
+        alpha: The product of the two matrices is multiplied by ``alpha / rank``.
         dropout: Share of an adapter's inputs that is dropped in training.
         targets: Shell patterns of the names of the layers to adapt (linear, convolution, or torch's multi-head
             attention as a whole), within the backbone; empty: `ATTENTION`.
@@ -52,8 +52,6 @@ class Lora:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Lora:
         """Return the settings of a recipe's mapping; raises ZsbirError for an unknown one or an impossible value."""
-        if not isinstance(values, Mapping):
-            raise ZsbirError(f'lora takes settings such as {{"rank": 8, "alpha": 16}} (lora.rank=8), not {values!r}')
         targets = values.get("targets", ())
         return cls(**{**values, "targets": (targets,) if isinstance(targets, str) else tuple(targets)})
 
@@ -62,13 +60,13 @@ class Adapters:
     """A method's adapters, from the start of training to the merge at its end.
 
     Args:
-        method: Gets them, in place: the networks around them stop training but for their adapters (and a timm net's
-            classifier); all else of the method trains as before.
+        method: Gets them, in place. In the networks around them only the adapters (and a timm net's classifier) train;
+            the rest of the method trains as before.
         settings: Rank, strength and place.
         seed: Of the random matrices A.
 
     Raises:
-        ZsbirError: If no layer matches (the message has the names of those there are), or `peft` is missing.
+        ZsbirError: If no layer matches (the message lists the layers), or `peft` is missing.
     """
 
     def __init__(self, method: nn.Module, settings: Lora, seed: int = 0) -> None:
@@ -77,9 +75,8 @@ class Adapters:
         except ImportError:
             raise ZsbirError("lora needs peft: pip install 'zsbir[lora]', or train without lora") from None
         self.method = method
-        names = _targets(method, settings)
+        names, fixed = _plan(method, settings)
         before = {id(p): p.requires_grad for p in method.parameters()}
-        fixed = _network_parameters(method, names)
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]
@@ -115,7 +112,7 @@ class Adapters:
         return state
 
     def merge(self) -> None:
-        """Turn the method, in place, into a plain one that gives the same; its backbone can train again."""
+        """Turn the method, in place, into a plain one with the same outputs; its backbone can train again."""
         for name, layer in list(self.layers(self.method)):
             owner, _, last = name.rpartition(".")
             holder = self.method.get_submodule(owner)
@@ -129,7 +126,7 @@ class Adapters:
         return {f"{name}.{k}": v for name, layer in layers for k, v in layer.state_dict().items()}
 
     def save(self, file: Path) -> None:
-        """Write the adapters, and the weights of the layers under them as they were: what resuming needs."""
+        """Write what resuming needs: the adapters, and the unchanged weights of the layers under them."""
         save_file(plain_tensors(self._state()), file)
 
     def load(self, file: Path) -> None:
@@ -141,7 +138,7 @@ class Adapters:
 
 
 def _merged(layer: Any) -> nn.Module:
-    """Return an adapted layer's own layer, with the adapter in its weights."""
+    """Return the layer under an adapter, with the adapter in its weights."""
     if hasattr(layer, "unload_and_optionally_merge_module"):
         plain: nn.Module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
         return plain
@@ -150,30 +147,21 @@ def _merged(layer: Any) -> nn.Module:
     return own
 
 
-def _networks(method: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the backbones, and the timm nets outside of backbones."""
-    for name, module in method.named_modules():
-        if isinstance(module, Backbone) or hasattr(module, "get_classifier"):
-            yield name, module
-
-
-def _classifiers(method: nn.Module) -> list[nn.Module]:
-    found = [getattr(net, "get_classifier", lambda: None)() for _, net in _networks(method)]
-    return [module for module in found if isinstance(module, nn.Module)]
-
-
-def _targets(method: nn.Module, settings: Lora) -> list[str]:
-    """Return the names of the layers to adapt."""
-    nets = tuple(f"{name}." for name, _ in _networks(method))
-    heads = {id(part) for head in _classifiers(method) for part in head.modules()}
-    attention = tuple(f"{n}." for n, m in method.named_modules() if isinstance(m, nn.MultiheadAttention))
+def _plan(method: nn.Module, settings: Lora) -> tuple[list[str], set[int]]:
+    """Return the names of the layers to adapt, and the ids of all parameters of their networks but the classifiers."""
+    modules = dict(method.named_modules())
+    nets = {name: net for name, net in modules.items() if isinstance(net, Backbone) or hasattr(net, "get_classifier")}
+    found = [getattr(net, "get_classifier", lambda: None)() for net in nets.values()]
+    heads = [head for head in found if isinstance(head, nn.Module)]
+    in_heads = {id(part) for head in heads for part in head.modules()}
+    attention = tuple(f"{name}." for name, module in modules.items() if isinstance(module, nn.MultiheadAttention))
     possible = [
         name
-        for name, module in method.named_modules()
+        for name, module in modules.items()
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.MultiheadAttention))
-        and name.startswith(nets)
+        and name.startswith(tuple(f"{net}." for net in nets))
         and not name.startswith(attention)  # its parts cannot be adapted one by one
-        and id(module) not in heads
+        and id(module) not in in_heads
         and any(p.requires_grad for p in module.parameters(recurse=False))
     ]
     patterns = settings.targets or ATTENTION
@@ -182,11 +170,6 @@ def _targets(method: nn.Module, settings: Lora) -> list[str]:
         kinds = sorted({re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in possible})
         listed = ", ".join(kinds) if kinds else "none: the method has no backbone that trains"
         raise ZsbirError(f"lora: no layer of the backbone matches {', '.join(patterns)}; give targets out of: {listed}")
-    return chosen
-
-
-def _network_parameters(method: nn.Module, names: list[str]) -> set[int]:
-    """Return the ids of the parameters of the networks around some layers, without those of their classifiers."""
-    around = [net for name, net in _networks(method) if any(target.startswith(f"{name}.") for target in names)]
-    heads = {id(p) for head in _classifiers(method) for p in head.parameters()}
-    return {id(p) for net in around for p in net.parameters()} - heads
+    around = [net for name, net in nets.items() if any(layer.startswith(f"{name}.") for layer in chosen)]
+    inside, own = ({id(p) for part in parts for p in part.parameters()} for parts in (around, heads))
+    return chosen, inside - own

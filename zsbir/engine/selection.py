@@ -1,9 +1,9 @@
-"""Which checkpoint is the best: what is measured after an epoch, and when to stop."""
+"""Which checkpoint is the best: how an epoch is scored, and when to stop."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -12,7 +12,7 @@ from zsbir.errors import ZsbirError
 from zsbir.evaluation import evaluate_embeddings
 from zsbir.methods.base import Method
 from zsbir.methods.embedding import apply, embed_split
-from zsbir.types import Domain, Records, Split
+from zsbir.types import Split
 
 SelectOn = Literal["validation", "accuracy", "test", "none"]
 
@@ -24,8 +24,8 @@ class Selection:
         method: What is scored.
         dataset: Its parts are what it is scored on.
         on: ``"validation"``: mAP@all on the held-out seen classes (``"none"`` where the dataset has none);
-            ``"accuracy"``: classification of sketches of the training classes that were kept out of training, as
-            published with SBKA; ``"test"``: mAP@all on the unseen classes, which is not honest; ``"none"``.
+            ``"accuracy"``: how many held-out sketches of the training classes are classified correctly, as published
+            with SBKA; ``"test"``: mAP@all on the unseen classes, which is not honest; ``"none"``.
         every: Epochs between scores.
         patience: Stop after so many scores without a better one; None: never.
 
@@ -41,8 +41,6 @@ class Selection:
     def __init__(
         self, method: Method, dataset: Dataset, on: SelectOn, every: int = 1, patience: int | None = None
     ) -> None:
-        if on not in get_args(SelectOn):
-            raise ZsbirError(f"select_on={on!r} must be one of {', '.join(get_args(SelectOn))}")
         held = len(dataset.validation.classes)
         if on == "validation" and held == 1:
             raise ZsbirError(
@@ -62,21 +60,21 @@ class Selection:
             )
 
     def due(self, epochs: int) -> bool:
-        """Return whether a score is wanted after so many epochs."""
+        """Return whether to score after this number of epochs."""
         early = self.on == "accuracy" and epochs <= self.method.select_from
         return self.on != "none" and epochs % self.every == 0 and not early
 
     def score(
         self, method: Method, device: torch.device | str, workers: int = 0, cache: str | Path | None = None
     ) -> float:
-        """Return the score, in [0, 1], of a method as it is now: the one that trains, or the average of its weights."""
+        """Return the score, in [0, 1], of the method that trains, or of the average of its weights."""
         options: dict[str, Any] = {"device": device, "workers": workers, "cache": cache}
         if self.on == "accuracy":
-            return accuracy(method, self.dataset, self.dataset.seen_test.sketches, "sketch", **options)
+            return accuracy(method, self.dataset, **options)
         return mean_average_precision(method, self.dataset, self._split(), **options)
 
     def offer(self, score: float, epochs: int) -> bool:
-        """Take a score in; return whether it is the best."""
+        """Note a score; return whether it is the best so far."""
         if self.best is not None and score <= self.best:
             return False
         self.best, self.best_epoch = score, epochs
@@ -96,7 +94,7 @@ class Selection:
         return f"mAP@all on {len(self._split().classes)} {self.on} classes {score:.4f}"
 
     def share(self, device: torch.device) -> None:
-        """Give every process the first one's best: all must stop at the same epoch."""
+        """Give every process the best of the first one: all must stop at the same epoch."""
         held = [-1.0 if self.best is None else self.best, float(self.best_epoch or 0)]
         shared = torch.tensor(held, dtype=torch.float64, device=device)
         torch.distributed.broadcast(shared, 0)
@@ -116,20 +114,18 @@ def mean_average_precision(method: Method, dataset: Dataset, split: Split, **opt
     return float(results["standard"]["mAP@all"])
 
 
-def accuracy(method: Method, dataset: Dataset, records: Records, domain: Domain, **options: Any) -> float:
-    """Return the share of records that the method's classifier puts into their class, in [0, 1].
+def accuracy(method: Method, dataset: Dataset, **options: Any) -> float:
+    """Return the share of the held-out sketches of seen classes that the method puts into their class, in [0, 1].
 
     Args:
         method: With `classify`; its classes are those of the dataset's training part.
-        dataset: Opens the files.
-        records: With labels of the same classes; at least one.
-        domain: What they are.
+        dataset: With sketches in ``seen_test``.
         **options: As for `zsbir.methods.embedding.apply`.
 
     Raises:
         ZsbirError: If a file cannot be read, or the method has no classifier.
     """
-    right = 0
-    for rows, logits in apply(method, method.classify, records, domain, dataset=dataset, **options):
+    records, right = dataset.seen_test.sketches, 0
+    for rows, logits in apply(method, method.classify, records, "sketch", dataset=dataset, **options):
         right += int((logits.argmax(dim=1).cpu().numpy() == records.labels[rows]).sum())
     return right / len(records)

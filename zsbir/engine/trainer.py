@@ -37,13 +37,13 @@ class Trainer:
     """Trains a method on a dataset's seen classes, on a CPU, a GPU, or several (``torchrun``, ``accelerate launch``).
 
     Every step's randomness depends on the seed and the step alone, so a run that was stopped and resumed ends in the
-    weights of one that was not.
+    weights of one that was not stopped.
 
     Args:
         method: From `zsbir.build`, or a method's name.
         dataset: From ``DATASETS.build``, or a dataset's name.
-        recipe: The training settings; None: the method's published ones.
-        out: The run folder, which must be new; None: nothing is written.
+        recipe: The training settings; None: those published for the method.
+        out: The run folder, new or empty; None: write nothing.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (CUDA only).
         seed: Of sampling, augmentation and dropout. (Random weights are made by `build`, before.)
@@ -60,7 +60,7 @@ class Trainer:
         progress: Show progress.
 
     Raises:
-        ZsbirError: For CUDA where there is none, a folder that holds something, a missing tracker, a bad setting.
+        ZsbirError: If there is no CUDA device, the folder holds something, a tracker is missing or a setting is wrong.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Trainer:
         Args:
             run: The run folder.
             workers: As in the run, unless given.
-            root: The dataset's folder, if it was moved.
+            root: The dataset's folder, if it has moved.
             progress: Show progress.
 
         Raises:
@@ -146,7 +146,7 @@ class Trainer:
         return trainer
 
     def use_cache(self, folder: str | Path) -> None:
-        """Keep decoded images in a folder from now on, for training and validation; see `zsbir.data.cache`."""
+        """Store decoded images in a folder, for training and validation; see `zsbir.data.cache`."""
         self.cache = Path(folder)
         self.loader.steps.source.use_cache(folder)
 
@@ -159,8 +159,8 @@ class Trainer:
         """Train until the recipe's last epoch (or the patience ends), and return the method in evaluation mode.
 
         Raises:
-            ZsbirError: If a loss is not finite, too many images are broken, memory or the disk is full.
-            KeyboardInterrupt: On Ctrl-C, after the step was finished and a checkpoint written.
+            ZsbirError: If a loss is not finite, too many images are broken, or memory or the disk is full.
+            KeyboardInterrupt: On Ctrl-C, after finishing the step and writing a checkpoint.
             SystemExit: On SIGTERM, likewise, with the code 143.
         """
         try:
@@ -183,7 +183,7 @@ class Trainer:
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        """Hold the run folder for a block, and answer what ends the block early."""
+        """Hold the run folder for a block; save and say how to go on if a signal stops the block."""
         out, fresh = self._folder, self._log_size is None
         if out is not None and fresh:
             runs.claim(out)
@@ -235,7 +235,7 @@ class Trainer:
             self._check_stop()
 
     def _one_step(self, raw: RawBatch, waited: float) -> bool:
-        """Do a step; return whether the optimiser moved, so that nothing is half done."""
+        """Do a step; return whether the optimiser moved, so that no accumulation is half done."""
         seed_step(self.seed, self.step, self.accelerator.process_index)
         order = torch.channels_last if self.speed.channels_last else torch.contiguous_format
         fills = self.recipe.sketch_fill, self.recipe.photo_fill
@@ -253,7 +253,7 @@ class Trainer:
             self._stop.check()
 
     def _validate(self) -> None:
-        """Score the epoch where it is due, and keep the best."""
+        """Score the epoch if it is due, and save the best."""
         selection, done = self.selection, self.epoch + 1
         if selection.on == "none" and self.learner.average is not None:
             self._save_best()  # the averaged weights of the last epoch
