@@ -83,7 +83,7 @@ def test_a_damaged_file_is_said_and_rebuilt(tmp_path):
 
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ZsbirError, match="choose another folder"):
+    with pytest.raises(ZsbirError, match="choose another place"):
         Store(tmp_path / "file/b.sqlite")
     (tmp_path / "folder.sqlite").mkdir()
     with pytest.raises(ZsbirError, match="the store .*folder.sqlite cannot be used"):

@@ -22,13 +22,6 @@ OLD = ".previous"
 NEW = ".incomplete"
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON through a temporary name, so that no reader ever sees half of it."""
-    part = file.with_name(file.name + NEW)
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(file)
-
-
 def stamp(file: str | Path) -> tuple[int, int]:
     """Return a file's size in bytes and its time of change in ns, kept within 64 bits as databases want it.
 
@@ -48,16 +41,6 @@ def open_regular(file: str | Path) -> BufferedReader:
     Raises:
         OSError: If it is not there, cannot be read or is no regular file.
     """
-    return BufferedReader(_raw(file))
-
-
-def read_regular(file: str | Path) -> bytes:
-    """Return the content of a regular file; raises as `open_regular`."""
-    with _raw(file) as raw:
-        return raw.readall()
-
-
-def _raw(file: str | Path) -> FileIO:
     try:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
@@ -65,7 +48,13 @@ def _raw(file: str | Path) -> FileIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file")
-    return FileIO(handle)
+    return BufferedReader(FileIO(handle))
+
+
+def read_regular(file: str | Path) -> bytes:
+    """Return the content of a regular file; raises as `open_regular`."""
+    with open_regular(file) as stream:
+        return stream.read()
 
 
 def unique(name: str) -> str:
@@ -84,14 +73,20 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
         ZsbirError: If it cannot be written; what was there is intact.
     """
     part = file.with_name(f".{unique(file.name)}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        _sync(part)
-        part.replace(file)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise ZsbirError(f"{file} cannot be written ({error}): make room and run the same command again") from None
+    with writing("file", file):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(part)
+            _sync(part)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON as `write_whole` writes a file."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
@@ -121,13 +116,15 @@ def writing(what: str, where: str | Path) -> Iterator[None]:
     """Turn a failure to write, or to write in that format, into one sentence.
 
     Raises:
-        ZsbirError: If the block raises OSError or ValueError.
+        ZsbirError: If the block raises OSError, ValueError or SafetensorError.
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise ZsbirError(f"the {what} cannot be written to {where}: {reason}") from error
+        raise ZsbirError(
+            f"the {what} cannot be written to {where}: {reason}; make room, or choose another place"
+        ) from error
 
 
 def read_json(file: Path) -> Any:

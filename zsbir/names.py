@@ -8,6 +8,7 @@ follows one rule: separators become blanks, and ``car_(sedan)`` becomes ``sedan 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def canonical(name: str) -> str:
@@ -17,6 +18,15 @@ def canonical(name: str) -> str:
     True
     """
     return re.sub(r"[\s_\-]+", " ", name).strip().lower()
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first `most` names in a line, and how many more there are.
+
+    >>> some(["cat", "dog", "owl"], 2)
+    'cat, dog and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 _PROMPTS = {

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from zsbir.errors import ZsbirError
+from zsbir.files import writing
 
 R = TypeVar("R")
 _SET_UP = (
@@ -52,10 +53,8 @@ class Store:
         self.file = Path(file)
         self.what = what
         self._local = threading.local()
-        try:
+        with writing(what, file):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ZsbirError(f"cannot make the {what} {file}: {error.strerror}; choose another folder") from None
         self.get(b"")
 
     def __getstate__(self) -> dict[str, Any]:

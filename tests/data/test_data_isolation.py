@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from zsbir.data.isolation import Budget, IsolatedError, isolated
+from zsbir.data.isolation import IsolatedError, isolated
 from zsbir.data.strokes import load_drawing
 from zsbir.errors import ZsbirError
 
@@ -57,7 +57,7 @@ def test_a_file_named_by_an_entity_is_not_read(tmp_path):
 def test_a_child_opens_no_file(tmp_path):
     (tmp_path / "secret").write_bytes(b"x")
     with pytest.raises(IsolatedError, match="Too many open files"):
-        isolated("builtins:open", bytes(tmp_path / "secret"), Budget())
+        isolated("builtins:open", bytes(tmp_path / "secret"))
 
 
 def test_deep_groups_are_refused(tmp_path):
@@ -68,15 +68,15 @@ def test_deep_groups_are_refused(tmp_path):
 def test_time_is_limited_and_others_go_on():
     began = time.perf_counter()
     with pytest.raises(IsolatedError, match="longer than"):
-        isolated("re:compile", b"x", Budget(seconds=0.0))
+        isolated("re:compile", b"x", seconds=0.0)
     noise = SVG.format(
         '<filter id="f"><feTurbulence baseFrequency=".5" numOctaves="9000"/></filter>'
         '<rect width="99" height="99" filter="url(#f)"/>'
     )
     with pytest.raises(IsolatedError, match="longer than"):
-        isolated("zsbir.data.strokes:rasterise_svg", noise.encode(), Budget(seconds=0.5), size=2000)
+        isolated("zsbir.data.strokes:rasterise_svg", noise.encode(), seconds=0.5, size=2000)
     assert time.perf_counter() - began < 10
-    assert isolated("zsbir.data.strokes:rasterise_svg", SVG.format(LINE).encode(), Budget(), size=32).size == (32, 32)
+    assert isolated("zsbir.data.strokes:rasterise_svg", SVG.format(LINE).encode(), size=32).size == (32, 32)
 
 
 def crash(data):
@@ -85,7 +85,7 @@ def crash(data):
 
 def test_a_child_that_ends_is_said():
     with pytest.raises(IsolatedError, match="ended the process"):
-        isolated(f"{__name__}:crash", b"", Budget())
+        isolated(f"{__name__}:crash", b"")
 
 
 def test_many_threads(tmp_path):

@@ -86,7 +86,7 @@ def test_what_a_preparation_cannot_be():
         Preprocess(8, look.mean, look.std, sketch="stretch")
     with pytest.raises(ZsbirError, match=r"std=\(1\.0, 0\.0, 1\.0\) must be a list of numbers above 0"):
         Preprocess(8, look.mean, (1.0, 0.0, 1.0))
-    with pytest.raises(ZsbirError, match=r"no field 'skech'\. Did you mean 'sketch'"):
+    with pytest.raises(ZsbirError, match=r"no argument 'skech'\. Did you mean 'sketch'"):
         zsbir.build("frozen", backbone="tiny", preprocess={"skech": "crop-pad"})
     with pytest.raises(ZsbirError, match="size is the backbone's"):
         zsbir.build("frozen", backbone="tiny", preprocess={"size": 32})

@@ -65,10 +65,9 @@ def test_computed_from_wordnet_equals_the_published_matrices(file):
 @pytest.mark.skipif(not (INSTALLED / "data.noun").exists(), reason="needs WordNet's database files")
 def test_wordnet_of_the_system_is_read_whole():
     net = WordNet(INSTALLED)
-    assert net.words("n02121620") == ("cat", "true_cat")
     assert net.senses("cat")[0] == "n02121620"
     assert net.path_similarity("n02121620", "n02084071") == pytest.approx(0.2)  # cat and dog, as NLTK says
-    assert all(label in net for label in imagenet_labels())
+    assert all(net.ancestors(label) for label in imagenet_labels())
 
 
 def test_path_similarity_by_hand(net):

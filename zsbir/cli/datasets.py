@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +10,6 @@ from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
-    from zsbir.data.content import Progress
 
 
 def list_(json: bool = False) -> None:
@@ -98,18 +95,17 @@ def check(
     from zsbir.data.datasets.published import published_names, read_published
     from zsbir.errors import ZsbirError
 
-    with _progress() as progress:
-        options: dict[str, Any] = {"decode": decode, "workers": workers, "progress": progress}
-        if name in published_names() and split is None:
-            if root is None:
-                raise ZsbirError(f"say where the data set {name} is: --root DIR")
-            if unseen is not None or set_data:
-                raise ZsbirError(f"{name} says which classes are unseen: leave out --unseen and --set-data")
-            report = check_reading(name, root, read_published(name, root, source), **options)
-        else:
-            if source != "auto":
-                raise ZsbirError("--source is for a published benchmark without a split file: leave it out")
-            report = check_dataset(name, _any_split(name, root, unseen, split, set_data), **options)
+    options: dict[str, Any] = {"decode": decode, "workers": workers}
+    if name in published_names() and split is None:
+        if root is None:
+            raise ZsbirError(f"say where the data set {name} is: --root DIR")
+        if unseen is not None or set_data:
+            raise ZsbirError(f"{name} says which classes are unseen: leave out --unseen and --set-data")
+        report = check_reading(name, root, read_published(name, root, source), **options)
+    else:
+        if source != "auto":
+            raise ZsbirError("--source is for a published benchmark without a split file: leave it out")
+        report = check_dataset(name, _any_split(name, root, unseen, split, set_data), **options)
     print(json_module.dumps(report.as_json(), indent=2) if json else report.table())
     return 0 if report.ok else 1
 
@@ -178,8 +174,7 @@ def cache(
     from zsbir.data.cache import fill_cache
 
     built = _any_split(name, root, unseen, split, set_data)
-    with _progress() as progress:
-        made, total, problems = fill_cache(built, folder, size, sketch, photo, workers, progress)
+    made, total, problems = fill_cache(built, folder, size, sketch, photo, workers)
     for problem in problems[:20]:
         print(problem)
     print(f"{total:,} images in {folder}: {made:,} decoded now, {len(problems):,} not decodable")
@@ -194,21 +189,6 @@ def _any_split(name: str, root: Path | None, unseen: str | None, split: Path | N
     if split is None and unseen is None and "unseen" not in more and name == "folder":
         unseen = "1"
     return build_dataset(name, root, unseen, split=split, more=more)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a bar for each of several tasks, one after the other."""
-    from tqdm import tqdm
-
-    with tqdm(unit=" files", disable=None, leave=False) as bar:
-
-        def begin(what: str, total: int) -> Callable[[int], object]:
-            bar.reset(total)
-            bar.set_description(what)
-            return lambda count: bar.update(count)
-
-        yield begin
 
 
 COMMANDS = {"list": list_, "info": info, "check": check, "split": split, "cache": cache}

@@ -50,6 +50,7 @@ def masks(
     from zsbir.data.batches import to_unit
     from zsbir.data.images import load_image
     from zsbir.data.preprocess import Preprocess, prepare
+    from zsbir.files import writing
     from zsbir.maskers.base import MaskRequest
     from zsbir.maskers.picture import mask_picture
 
@@ -71,10 +72,8 @@ def masks(
         heat = masker.heatmap(request)
         keep = masker(request)
     titles = [f"{file.name}: {name}" for file, name in zip(files, names, strict=True)]
-    try:
+    with writing("picture", out):
         mask_picture(pixels, heat, keep, encoder.grid, titles).save(out)
-    except (OSError, ValueError) as error:
-        raise ZsbirError(f"the picture {out} cannot be written: {error}") from error
     print(f"wrote {out}: {len(files)} photos, {100 * float(keep.float().mean()):.0f} % of the patches kept")
 
 

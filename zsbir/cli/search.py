@@ -95,9 +95,8 @@ def search(
                 if pages.get(hit.id):
                     print(f"           {pages[hit.id]}")
     if picture is not None:
+        from zsbir.files import writing
         from zsbir.search.picture import draw_hits
 
-        try:
+        with writing("picture", picture):
             draw_hits(list(zip(images, rows, strict=True))).save(picture)
-        except (OSError, ValueError) as error:
-            raise ZsbirError(f"the picture cannot be written to {picture}: {error}") from None

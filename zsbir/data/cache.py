@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from zsbir.data.base import Dataset
-from zsbir.data.content import Progress, each, problem, record_bytes, silent
+from zsbir.data.content import each, problem, record_bytes
 from zsbir.data.formats import split_record
 from zsbir.data.images import load_image
 from zsbir.data.preprocess import Pixels, prepare
@@ -99,7 +99,6 @@ def fill_cache(
     sketch: str = "squash",
     photo: str = "squash",
     workers: int | None = None,
-    progress: Progress = silent,
 ) -> tuple[int, int, list[str]]:
     """Decode every image that the cache lacks, or whose file changed.
 
@@ -110,7 +109,6 @@ def fill_cache(
         sketch: How a sketch becomes a square, see `zsbir.data.preprocess.WAYS`.
         photo: Likewise for photos.
         workers: Processes; None: one for each core.
-        progress: See `zsbir.data.content.Progress`.
 
     Returns:
         How many were decoded now, how many there are, and one message for each that cannot be.
@@ -121,7 +119,7 @@ def fill_cache(
         held = [split.of(domain) for split in dataset.parts.values()]
         files = Paths(f"{records.root}/{path}" for records in held for path in records.paths)
         work = partial(_fill, ImageCache(folder, size, how, dataset.open, dataset.variant))
-        for new, message in each(work, files, workers or os.cpu_count() or 1, progress(f"{domain} images", len(files))):
+        for new, message in each(work, files, workers or os.cpu_count() or 1, f"{domain} images"):
             made += new
             problems += [message] if message else []
         total += len(files)

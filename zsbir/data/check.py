@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from zsbir.data.base import CHANGED, Dataset
-from zsbir.data.content import MISSING, Progress, each, fingerprint, problem, record_bytes, record_size, silent
+from zsbir.data.content import MISSING, each, fingerprint, problem, record_bytes, record_size
 from zsbir.data.datasets.published import Reading, published
 from zsbir.data.images import load_image
 from zsbir.data.scan import Skipped, describe_skipped
+from zsbir.names import some
 from zsbir.types import DOMAINS, Paths, Split
 
 SHOWN = 20
@@ -88,14 +89,14 @@ def check_reading(name: str, root: Path, reading: Reading, **options: Any) -> Ch
             text = f"{part} has {found:,} {domain} images, published are {expected:,}"
             (report.errors if reading.source.startswith("lists") else report.warnings).append(text)
     if reading.missing:
-        report.errors.append(f"{len(reading.missing)} classes without images: {_some(reading.missing)}")
+        report.errors.append(f"{len(reading.missing)} classes without images: {some(reading.missing)}")
     if reading.extra:
-        report.warnings.append(f"{len(reading.extra)} folders of no class of {name}: {_some(reading.extra)}")
+        report.warnings.append(f"{len(reading.extra)} folders of no class of {name}: {some(reading.extra)}")
     _skipped(report, reading.skipped)
     report.warnings += reading.problems
     overlap = sorted(set(reading.seen.classes) & set(reading.unseen.classes))
     if overlap:
-        report.warnings.append(f"{len(overlap)} training classes are test classes: {_some(overlap)}")
+        report.warnings.append(f"{len(overlap)} training classes are test classes: {some(overlap)}")
     return check_parts(report, parts, root, **options)
 
 
@@ -120,7 +121,6 @@ def check_parts(
     root: Path,
     decode: bool = False,
     workers: int | None = None,
-    progress: Progress = silent,
 ) -> CheckReport:
     """Look at every file of `parts` and add what is wrong to `report`.
 
@@ -130,7 +130,6 @@ def check_parts(
         root: What the paths are relative to.
         decode: Also decode every image.
         workers: Processes; None: one for each core.
-        progress: See `zsbir.data.content.Progress`.
     """
     workers = workers or os.cpu_count() or 1
     groups = [(part, domain, split.of(domain).paths) for part, split in parts.items() for domain in DOMAINS]
@@ -142,11 +141,11 @@ def check_parts(
     report.checked = len(files)
 
     # One process: a stat costs less than sending its path to another one.
-    sizes = np.fromiter(each(record_size, files, 1, progress("sizes", len(files))), np.int64, len(files))
+    sizes = np.fromiter(each(record_size, files, 1, "sizes"), np.int64, len(files))
     _problem(report, "missing files", [paths[i] for i in np.flatnonzero(sizes == MISSING).tolist()])
     _problem(report, "empty files", [paths[i] for i in np.flatnonzero(sizes == 0).tolist()])
     alike = np.flatnonzero((sizes > 0) & (_shared(sizes, is_test) | _shared(sizes, is_photo)))
-    found = each(fingerprint, files.take(alike), workers, progress("hashes", len(alike)))
+    found = each(fingerprint, files.take(alike), workers, "hashes")
     prints = np.zeros(len(files), dtype=np.uint64)
     prints[alike] = np.fromiter(found, np.uint64, len(alike))
     for side, what in ((is_test, "training and test"), (is_photo, "sketch and photo")):
@@ -154,7 +153,7 @@ def check_parts(
         _problem(report, f"duplicates between {what}", twins)
     if decode:
         report.decoded = True
-        texts = each(partial(problem, load_image), files, workers, progress("decoding", len(files)))
+        texts = each(partial(problem, load_image), files, workers, "decoding")
         _problem(report, "undecodable images", list(filter(None, texts)))
     return report
 
@@ -190,10 +189,6 @@ def _count(report: CheckReport, parts: Mapping[str, Split], expected: Mapping[st
             records, known = split.of(domain), expected.get(f"{domain}_{part}")
             row = {"part": part, "domain": domain, "classes": len(np.unique(records.labels)), "images": len(records)}
             report.counts.append({**row, "published": known})
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _cell(value: object) -> str:

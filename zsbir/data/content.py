@@ -7,6 +7,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 from zsbir.data.formats import split_record
 from zsbir.data.strokes import drawing_bytes, drawing_place
 from zsbir.errors import ZsbirError
@@ -15,15 +17,8 @@ from zsbir.store import digest
 from zsbir.types import Paths
 
 R = TypeVar("R")
-Progress = Callable[[str, int], Callable[[int], object]]
-"""Called with what is being done and with how many files; returns what is told the number of files just done."""
 CHUNK = 500
 MISSING = -1
-
-
-def silent(what: str, total: int) -> Callable[[int], object]:
-    """Show no progress."""
-    return lambda count: None
 
 
 def record_size(record: str) -> int:
@@ -66,26 +61,27 @@ def problem(use: Callable[[str], object], record: str) -> str:
     return ""
 
 
-def each(work: Callable[[str], R], records: Paths, workers: int, tick: Callable[[int], object]) -> Iterator[R]:
-    """Yield ``work(record)`` for all records, in order.
+def each(work: Callable[[str], R], records: Paths, workers: int, what: str) -> Iterator[R]:
+    """Yield ``work(record)`` for all records, in order, with a bar on a terminal.
 
     Args:
         work: What can be sent to another process; it is sent once to each.
         records: All records.
         workers: Processes; 1: none but this one.
-        tick: Called with the number of records of each finished chunk.
+        what: What the bar calls the work.
     """
-    chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
-    if workers <= 1 or len(chunks) < 2:
-        for chunk in chunks:
-            yield from map(work, chunk)
-            tick(len(chunk))
-        return
-    # spawn: a fork of a process with torch's threads in it can hang.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (work,)) as pool:
-        for found in pool.map(_on_chunk, chunks):
-            yield from found
-            tick(len(found))
+    with tqdm(total=len(records), desc=what, unit=" files", disable=None, leave=False) as bar:
+        if workers <= 1 or len(records) <= CHUNK:
+            for record in records:
+                yield work(record)
+                bar.update()
+            return
+        chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
+        # spawn: a fork of a process with torch's threads in it can hang.
+        with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (work,)) as pool:
+            for found in pool.map(_on_chunk, chunks):
+                yield from found
+                bar.update(len(found))
 
 
 _work: list[Callable[[str], Any]] = []

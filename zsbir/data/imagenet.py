@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
-from zsbir.names import canonical
+from zsbir.names import canonical, some
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,13 @@ class ImageNetOverlap:
             named = (("as such", self.same), ("by kinds of it", self.narrower), ("by a wider class", self.broader))
             shown = ", ".join(f"{len(names)} {how} ({', '.join(names)})" for how, names in named if names)
             text = f"ImageNet-1k has {self.taught} of {self.total} unseen classes: {shown}"
-        rest = ", ".join(self.unknown[:5]) + (", ..." if len(self.unknown) > 5 else "")
-        return text + (f"; {len(self.unknown)} not in the table ({rest})" if self.unknown else "")
+        return text + (f"; {len(self.unknown)} not in the table ({some(self.unknown, 5)})" if self.unknown else "")
 
 
 def imagenet_overlap(classes: Iterable[str]) -> ImageNetOverlap:
     """Return which of `classes` are ImageNet-1k classes, for backbones pretrained on it."""
     names = list(classes)
-    relations = [_table().get(canonical(name), (None, "unknown"))[1] for name in names]
+    relations = [_relations().get(canonical(name), "unknown") for name in names]
     by = {
         relation: tuple(name for name, found in zip(names, relations, strict=True) if found == relation)
         for relation in ("same", "narrower", "broader", "unknown")
@@ -61,16 +60,8 @@ def imagenet_overlap(classes: Iterable[str]) -> ImageNetOverlap:
     return ImageNetOverlap(**by, total=len(names))
 
 
-def class_synset(name: str) -> str | None:
-    """Return the hand-checked WordNet 3.0 synset of a benchmark class (``n02139199``), or None.
-
-    >>> class_synset("bat")
-    'n02139199'
-    """
-    return _table().get(canonical(name), (None, "unknown"))[0]
-
-
-@lru_cache
-def _table() -> dict[str, tuple[str | None, str]]:
+@cache
+def _relations() -> dict[str, str]:
+    """Return the relation of each benchmark class, by its canonical name."""
     text = (files("zsbir.data") / "imagenet1k.json").read_text(encoding="utf-8")
-    return {name: (row[0], row[1]) for name, row in json.loads(text).items()}
+    return {name: relation for name, (_, relation, _) in json.loads(text).items()}

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,19 +26,6 @@ from zsbir.errors import ZsbirError
 
 _START = 120.0
 """Seconds a child may take to start; only a machine that is out of memory or processes needs them."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What one decoding may use.
-
-    Attributes:
-        seconds: Time.
-        memory: Bytes beyond what the child holds before; kept on Linux only.
-    """
-
-    seconds: float = 30.0
-    memory: int = 4 << 30
 
 
 class IsolatedError(ZsbirError):
@@ -54,20 +40,21 @@ class IsolatedError(ZsbirError):
         self.status = status
 
 
-def isolated(function: str, data: bytes, budget: Budget, **options: Any) -> Image.Image:
+def isolated(function: str, data: bytes, seconds: float = 30.0, memory: int = 4 << 30, **options: Any) -> Image.Image:
     """Call a function in a child process: ``function(data, **options)``, which returns an RGB image.
 
     Args:
         function: Where it is: ``"package.module:name"``.
         data: What it decodes.
-        budget: The limits.
+        seconds: How long it may take.
+        memory: Bytes that it may take beyond what the child holds already; kept on Linux only.
         **options: Further arguments, of JSON's types.
 
     Raises:
         IsolatedError: If the function raises, takes too long, needs too much memory, or ends the child.
     """
     with _borrowed() as child:
-        return child.call(function, data, budget, options)
+        return child.call(data, {"function": function, "seconds": seconds, "memory": memory, "options": options})
 
 
 class _Child:
@@ -95,11 +82,10 @@ class _Child:
             self.close()
             raise ZsbirError("the process that decodes images does not start: the machine may be out of memory")
 
-    def call(self, function: str, data: bytes, budget: Budget, options: dict[str, Any]) -> Image.Image:
-        header = {"function": function, "seconds": budget.seconds, "memory": budget.memory, "options": options}
+    def call(self, data: bytes, header: dict[str, Any]) -> Image.Image:
         answer: dict[str, Any] = {}
         pixels = b""
-        with self._limited(budget.seconds) as ended:
+        with self._limited(header["seconds"]) as ended:
             try:
                 _write(self.stdin, header, data)
                 answer, pixels = _read(self.stdout)
@@ -110,7 +96,7 @@ class _Child:
         if "error" in answer:
             raise IsolatedError(answer["error"], answer.get("status"))
         if ended.is_set():
-            raise IsolatedError(f"it takes longer than {budget.seconds:g} seconds to decode")
+            raise IsolatedError(f"it takes longer than {header['seconds']:g} seconds to decode")
         raise IsolatedError("it ended the process that decodes it: it is broken, or made to break things")
 
     @contextlib.contextmanager

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from zsbir.data.formats import split_record
 from zsbir.data.hashes import content_hash
 from zsbir.data.scan import labelled
 from zsbir.errors import ZsbirError
-from zsbir.files import read_regular, reading
+from zsbir.files import read_regular, reading, writing
+from zsbir.names import some
 from zsbir.types import DOMAINS, Domain, Paths, Records, Split
 
 FORMAT = "zsbir-split-2"
@@ -58,14 +59,12 @@ def write_manifest(manifest: Mapping[str, Any], file: str | Path) -> None:
         ZsbirError: If the file is there already or cannot be written.
     """
     path = Path(file)
-    try:
+    if path.exists():
+        raise ZsbirError(f"the split file {path} exists and is not overwritten: give another name")
+    with writing("split file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as stream:
             stream.write(json.dumps(manifest, indent=0, sort_keys=True) + "\n")
-    except FileExistsError:
-        raise ZsbirError(f"the split file {path} exists and is not overwritten: give another name") from None
-    except OSError as error:
-        raise ZsbirError(f"cannot write the split file {path}: {error.strerror}") from None
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
@@ -75,15 +74,15 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     changes = []
     for part in dict.fromkeys((*old["classes"], *new["classes"])):
         before, after = (set(one["classes"].get(part, ())) for one in (old, new))
-        changes += [f"{part} lacks {_some(before - after)}"] if before - after else []
-        changes += [f"{part} has {_some(after - before)} besides"] if after - before else []
+        changes += [f"{part} lacks {some(sorted(before - after), 3)}"] if before - after else []
+        changes += [f"{part} has {some(sorted(after - before), 3)} besides"] if after - before else []
     was, now = _flat(old), _flat(new)
     for names, what in (
         (was.keys() - now.keys(), "are gone"),
         (now.keys() - was.keys(), "are new"),
         ({name for name in was.keys() & now.keys() if was[name] != now[name]}, "moved to another class"),
     ):
-        changes += [f"{len(names):,} files {what} ({_some(names)})"] if names else []
+        changes += [f"{len(names):,} files {what} ({some(sorted(names), 3)})"] if names else []
     return "; ".join(changes) or "files have other contents"
 
 
@@ -96,10 +95,6 @@ def _flat(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         for name, files in classes.items()
         for file in files
     }
-
-
-def _some(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def digest(body: Mapping[str, Any]) -> str:

@@ -21,10 +21,9 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,20 +40,15 @@ LEAST = 0.2
 Matrix = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class SemanticPrior:
-    """Similarities of classes to labels.
+class SemanticPrior(NamedTuple):
+    """Similarities of C classes to L labels.
 
     Attributes:
         similarity: (C, L) float32 in [0, 1]; a class without a known synset has a row of 0.
-        classes: C class names.
-        labels: L synsets of the pretrained classifier's labels, in its order.
-        missing: The classes that have no prior because neither table nor WordNet knows them.
+        missing: The classes without a prior: neither the tables nor WordNet know them.
     """
 
     similarity: Matrix
-    classes: tuple[str, ...]
-    labels: tuple[Synset, ...]
     missing: tuple[str, ...]
 
 
@@ -105,7 +99,7 @@ def semantic_prior(
     if missing:
         help_ = "" if net else " among the shipped tables; give wordnet=FOLDER to look them up"
         warnings.warn(f"no semantic prior for {len(missing)} classes{help_}: {', '.join(missing)}", stacklevel=2)
-    return SemanticPrior(rows, tuple(classes), wanted, tuple(missing))
+    return SemanticPrior(rows, tuple(missing))
 
 
 def first_similarity(net: WordNet, synsets: Sequence[Synset], labels: Sequence[Synset]) -> Matrix:
@@ -171,14 +165,3 @@ def _shipped_arrays() -> dict[str, npt.NDArray[np.uint8]]:
     """By table: (C, 1000) 1 / similarity as an integer, 0 for none."""
     with np.load(TABLES / "semantic.npz", allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
-
-
-def write_tables(wordnet: str | Path, file: str | Path = TABLES / "semantic.npz") -> None:
-    """Compute the shipped similarities again from WordNet (half a minute)."""
-    net = WordNet(wordnet)
-    labels = imagenet_labels()
-    arrays = {}
-    for table, classes in _table()["classes"].items():
-        rows = np.stack([first_similarity(net, synsets, labels) for synsets in classes.values()])
-        arrays[table] = np.rint(np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)).astype(np.uint8)
-    np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from zsbir.arguments import Count, Positive, Range, checked
 from zsbir.data.formats import kind_of, split_record
-from zsbir.data.isolation import Budget, IsolatedError, isolated
+from zsbir.data.isolation import IsolatedError, isolated
 from zsbir.errors import ZsbirError
 from zsbir.files import open_regular, stamp
 
@@ -62,11 +62,11 @@ def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:
         try:
             with open_regular(record) as stream:
                 data = stream.read(LARGEST + 1)
-            return isolated(f"{__name__}:rasterise_svg", data, Budget(), **options)
+            return isolated(f"{__name__}:rasterise_svg", data, **options)
         except (OSError, IsolatedError) as error:
             raise ZsbirError(f"cannot rasterise the SVG file {record}: {error}") from None
     try:
-        return isolated(f"{__name__}:draw_quickdraw", drawing_bytes(record), Budget(), **options, margin=style.margin)
+        return isolated(f"{__name__}:draw_quickdraw", drawing_bytes(record), **options, margin=style.margin)
     except (ValueError, IndexError, IsolatedError) as error:
         raise ZsbirError(f"cannot read the drawing {record}: {error}; lines must be QuickDraw's JSON") from None
 
@@ -188,10 +188,8 @@ def rasterise_svg(data: bytes, size: int, line_width: float | None = None) -> Im
         raise ValueError(f"it has more than {LARGEST} bytes")
     text = data.removeprefix(codecs.BOM_UTF8).decode()
     _check_svg(text)
-    options: dict[str, Any] = {}
-    if line_width is not None:
-        options["style_sheet"] = _width_rule(text, StrokeStyle(size, line_width))
-    png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True, **options)
+    rule = None if line_width is None else _width_rule(text, size, line_width)
+    png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True, style_sheet=rule)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     square = Image.new("RGBA", (size, size), (255, 255, 255, 255))
     square.alpha_composite(image, ((size - image.width) // 2, (size - image.height) // 2))
@@ -225,12 +223,12 @@ def _check_svg(text: str) -> None:
         raise ValueError(f"it is no XML: {error}") from None
 
 
-def _width_rule(svg: str, style: StrokeStyle) -> str:
-    """Return the style rule that makes every line `style.line_width` pixels wide after scaling."""
+def _width_rule(svg: str, size: int, line_width: float) -> str:
+    """Return the style rule that makes every line `line_width` pixels wide on a square of `size` pixels."""
     box = re.search(r"""viewBox\s*=\s*["']([^"']+)""", svg)
     sides = [float(value) for value in re.split(r"[\s,]+", box.group(1).strip())[2:4]] if box else []
     if len(sides) != 2:
         sides = [float(value) for value in re.findall(r"""\b(?:width|height)\s*=\s*["']([\d.]+)""", svg)[:2]]
     if not sides or max(sides) <= 0:
         raise ValueError("it has neither a viewBox nor a size, so the line width cannot be set")
-    return f"* {{ stroke-width: {(style.line_width or 1) * max(sides) / style.size} !important; }}"
+    return f"* {{ stroke-width: {line_width * max(sides) / size} !important; }}"

@@ -30,7 +30,7 @@ from torch import Tensor
 from zsbir.arguments import checked, close_matches
 from zsbir.errors import ZsbirError
 from zsbir.files import reading
-from zsbir.names import prompt_name, word_names
+from zsbir.names import prompt_name, some, word_names
 
 Vectors = npt.NDArray[np.float32]
 
@@ -67,8 +67,8 @@ def _complete(distance: Tensor, classes: Sequence[str], source: str) -> Tensor:
     lost = [name for name, missing in zip(classes, unknown.tolist(), strict=True) if missing]
     said = f"the source of class meanings {source!r} lacks {len(lost)} of {len(classes)} classes"
     if len(classes) - len(lost) < 2:
-        raise ZsbirError(f"{said}: {', '.join(lost[:10])}")
-    warnings.warn(f"{said}; they count as at the mean distance: {', '.join(lost[:10])}", stacklevel=3)
+        raise ZsbirError(f"{said}: {some(lost)}")
+    warnings.warn(f"{said}; they count as at the mean distance: {some(lost)}", stacklevel=3)
     known = ~unknown[:, None] & ~unknown & ~torch.eye(len(distance), dtype=torch.bool)
     return distance.where(~distance.isnan(), distance[known].mean())
 
@@ -120,7 +120,7 @@ def vectors_from_file(classes: Sequence[str], path: str, labels: str | None = No
     row = {name: i for i, name in enumerate(names)}
     missing = [name for name in classes if name not in row]
     if missing:
-        raise ZsbirError(f"{names_file} lacks {len(missing)} classes: {', '.join(missing[:10])}")
+        raise ZsbirError(f"{names_file} lacks {len(missing)} classes: {some(missing)}")
     return np.asarray(table[[row[name] for name in classes]], dtype=np.float32)
 
 
@@ -196,7 +196,7 @@ def wordnet_distances(classes: Sequence[str], folder: str | None = None) -> Vect
         prior = semantic_prior(classes)
         if prior.missing:
             raise ZsbirError(
-                f"{len(prior.missing)} classes are not in the shipped WordNet tables ({', '.join(prior.missing[:5])}): "
+                f"{len(prior.missing)} classes are not in the shipped WordNet tables ({some(prior.missing)}): "
                 'give the database, {"name": "wordnet", "folder": ...}'
             )
         return np.asarray(_distances(prior.similarity).numpy(), dtype=np.float32)

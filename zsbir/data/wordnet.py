@@ -26,23 +26,15 @@ class WordNet:
         ZsbirError: If a file is missing or is not WordNet's.
     """
 
-    def __init__(self, folder: str | Path = "/usr/share/wordnet") -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._parents: dict[Synset, tuple[Synset, ...]] = {}
-        self._words: dict[Synset, tuple[str, ...]] = {}
         try:
             for line in self._lines("data.noun"):
                 self._take(line)
         except (ValueError, IndexError):
             raise ZsbirError(f"{self.folder / 'data.noun'} is not a WordNet 3.0 database file") from None
         self._distances: dict[Synset, dict[Synset, int]] = {}
-
-    def __contains__(self, synset: object) -> bool:
-        return synset in self._parents
-
-    def words(self, synset: Synset) -> tuple[str, ...]:
-        """Return the words of a synset, as WordNet writes them (``teddy_bear``)."""
-        return self._words[self._known(synset)]
 
     def senses(self, name: str) -> tuple[Synset, ...]:
         """Return the synsets of a noun, most frequent first; none if WordNet lacks it."""
@@ -81,17 +73,14 @@ class WordNet:
     def _take(self, line: str) -> None:
         """Read: offset, file number, type, number of words (hex), words with ids, number of pointers, pointers."""
         part = line.split(" | ")[0].split()
-        words = int(part[3], 16)
-        pointers = 4 + 2 * words
+        pointers = 4 + 2 * int(part[3], 16)
         many = int(part[pointers])
         links = part[pointers + 1 : pointers + 1 + 4 * many]
         if len(links) != 4 * many:
             raise ValueError("fewer pointers than said")
-        synset = f"n{part[0]}"
         # @ is a hypernym, @i the class of an instance ("Eiffel Tower").
         targets = zip(links[::4], links[1::4], strict=True)
-        self._parents[synset] = tuple(f"n{target}" for symbol, target in targets if symbol in ("@", "@i"))
-        self._words[synset] = tuple(part[4:pointers:2])
+        self._parents[f"n{part[0]}"] = tuple(f"n{target}" for symbol, target in targets if symbol in ("@", "@i"))
 
     def _lines(self, file: str) -> list[str]:
         try:

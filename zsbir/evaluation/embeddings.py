@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json, reading
+from zsbir.files import read_json, reading, write_whole
 from zsbir.types import Domain, Embeddings, Paths
 
 SCHEMA = "zsbir-embeddings-1"
@@ -37,10 +37,10 @@ def save_embeddings(embeddings: Embeddings, file: str | Path) -> Path:
         The path of the safetensors file.
     """
     path = Path(file).with_suffix(".safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     labels = torch.from_numpy(np.ascontiguousarray(embeddings.labels, dtype=np.int64))
     tensors = {"vectors": embeddings.vectors, "labels": labels, "tokens": embeddings.tokens}
-    save_file({name: held.detach().cpu().contiguous() for name, held in tensors.items() if held is not None}, path)
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    write_whole(path, lambda part: save_file(held, part))
     about = {
         "schema": SCHEMA,
         "domain": embeddings.domain,
@@ -48,7 +48,8 @@ def save_embeddings(embeddings: Embeddings, file: str | Path) -> Path:
         "paths": list(embeddings.paths),
         "meta": embeddings.meta,
     }
-    path.with_suffix(".json").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(about, ensure_ascii=False) + "\n"
+    write_whole(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
     return path
 
 

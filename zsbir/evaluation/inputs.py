@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
+from zsbir.names import some
 from zsbir.types import Embeddings, Labels
 
 Array = npt.NDArray[Any] | Tensor
@@ -76,10 +77,9 @@ def check_finite(values: Tensor, what: str, paths: Sequence[str] = ()) -> None:
         return
     bad = (~torch.isfinite(values)).any(dim=1).nonzero()[:, 0].tolist()
     if bad:
-        names = [paths[i] if i < len(paths) else f"row {i}" for i in bad[:5]]
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        names = [paths[i] if i < len(paths) else f"row {i}" for i in bad]
         raise ZsbirError(
-            f"{len(bad)} of {len(values)} {what} have NaN or infinite values: {', '.join(names)}{more}. "
+            f"{len(bad)} of {len(values)} {what} have NaN or infinite values: {some(names, 5)}. "
             "Embed these files again, or leave them out."
         )
 

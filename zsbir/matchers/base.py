@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
+from zsbir.files import read_json, reading, write_json, write_whole
 from zsbir.matchers import MATCHERS
 from zsbir.registry import spec_of
 from zsbir.types import Embeddings
@@ -86,11 +85,9 @@ class Matcher:
             ZsbirError: If this kind of matcher keeps no state worth saving, or was not fitted.
         """
         tensors, values = self.state()
-        record = {"format": FORMAT, "spec": spec_of(self), "state": values}
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, target / TENSORS)
-        (target / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_whole(Path(folder) / TENSORS, lambda part: save_file(held, part))
+        write_json(Path(folder) / RECORD, {"format": FORMAT, "spec": spec_of(self), "state": values})
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Self:
@@ -102,18 +99,12 @@ class Matcher:
             ZsbirError: If a file is missing or is not what it should be, or holds another kind of matcher.
         """
         source = Path(folder)
-        try:
-            record = json.loads((source / RECORD).read_text(encoding="utf-8"))
-            tensors = load_file(source / TENSORS, device=device)
-        except (OSError, ValueError, RecursionError, SafetensorError) as error:
-            raise ZsbirError(f"no saved matcher can be read from {source}: {error}") from None
-        if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("spec"), dict):
-            raise ZsbirError(f"{source / RECORD} is not of format {FORMAT}: save the matcher again with this version")
-        matcher = MATCHERS.build(record["spec"])
-        if not isinstance(matcher, cls):
-            raise ZsbirError(f"{source} holds a {type(matcher).__name__}, not a {cls.__name__}")
-        try:
-            matcher.restore(tensors, record["state"])
-        except (KeyError, TypeError, IndexError, RuntimeError) as error:
-            raise ZsbirError(f"{source} holds an incomplete matcher ({error!r}): save it again") from None
-        return matcher
+        with reading("matcher in", source):
+            record = read_json(source / RECORD)
+            if record["format"] != FORMAT:
+                raise ValueError(f"it is not of format {FORMAT}: save it again with this version")
+            matcher = MATCHERS.build(record["spec"])
+            if not isinstance(matcher, cls):
+                raise ValueError(f"it is a {type(matcher).__name__}, not a {cls.__name__}")
+            matcher.restore(load_file(source / TENSORS, device=device), record["state"])
+            return matcher

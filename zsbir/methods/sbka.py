@@ -238,7 +238,8 @@ class SBKA(Method):
                 )
             found = semantic_prior(self.classes, self.label_synsets, self.wordnet, self.preset)
             if found.similarity.shape != self.similarity.shape:
-                raise ZsbirError(f"sbka: {len(found.labels)} label_synsets for {self.teacher.head.out_features} labels")
+                given, labels = found.similarity.shape[1], self.similarity.shape[1]
+                raise ZsbirError(f"sbka: {given} label_synsets for {labels} labels")
             self.similarity.copy_(torch.from_numpy(found.similarity))
             self.has_similarity.fill_(True)
         return self.prior_weight * self.similarity

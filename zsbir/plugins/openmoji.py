@@ -15,18 +15,20 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
+from zsbir.arguments import Count, Natural, Range
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, subset
 from zsbir.data.hashes import user_cache
 from zsbir.data.scan import labelled
 from zsbir.errors import ZsbirError
+from zsbir.files import write_json, writing
 from zsbir.plugins import _openmoji_render
 from zsbir.types import Domain, Paths, Records, Split
 
@@ -90,19 +92,16 @@ class OpenMoji(Dataset):
 
     def __init__(
         self,
-        categories: int = 300,
-        unseen: int = 60,
+        categories: Count = 300,
+        unseen: Count = 60,
         validation: int | float = 30,
-        samples: int = 8,
-        size: int = 64,
-        seed: int = 0,
+        samples: Count = 8,
+        size: Annotated[int, Range(16)] = 64,
+        seed: Natural = 0,
         cache: str | None = None,
     ) -> None:
-        if min(categories, unseen, samples) < 1 or size < 16 or unseen > categories - 2 or seed < 0:
-            raise ZsbirError(
-                f"openmoji needs unseen ≥ 1, categories ≥ unseen + 2, samples ≥ 1, size ≥ 16 and seed ≥ 0; it got "
-                f"categories={categories}, unseen={unseen}, samples={samples}, size={size}, seed={seed}"
-            )
+        if unseen > categories - 2:
+            raise ZsbirError(f"openmoji: unseen={unseen} of categories={categories} leaves fewer than 2 seen: lower it")
         settings = {"categories": categories, "samples": samples, "size": size, "seed": seed, **_versions()}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         self.root = (user_cache() / "openmoji" if cache is None else Path(cache).expanduser().absolute()) / key
@@ -188,29 +187,23 @@ def _choose(count: int, seed: int) -> tuple[list[tuple[str, str]], list[str]]:
 def _build(root: Path, settings: dict[str, Any]) -> None:
     """Render into a folder beside `root` and rename it: a reader sees all or nothing, also when two build at once."""
     chosen, left = _choose(settings["categories"], settings["seed"])
-    try:
+    with writing("cache", root.parent):
         root.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    except OSError as error:
-        raise ZsbirError(
-            f"cannot write the cache {root.parent}: {error.strerror}; give another folder as cache"
-        ) from None
-    try:
-        job = {key: settings[key] for key in ("samples", "size", "seed")}
-        job |= {"folder": str(_drawing_folder()), "target": str(temporary), "others": left}
-        _render(job, chosen)
-        index = {"settings": settings, "classes": [name for _, name in chosen], "licence": "CC BY-SA 4.0, OpenMoji"}
-        (temporary / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp keeps others out
         try:
-            temporary.rename(root)
-        except OSError:
-            if not (root / "index.json").is_file():  # no other process was first
-                raise
-    except OSError as error:
-        raise ZsbirError(f"cannot write the cache {root.parent}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            job = {key: settings[key] for key in ("samples", "size", "seed")}
+            job |= {"folder": str(_drawing_folder()), "target": str(temporary), "others": left}
+            _render(job, chosen)
+            index = {"settings": settings, "classes": [name for _, name in chosen], "licence": "CC BY-SA 4.0, OpenMoji"}
+            write_json(temporary / "index.json", index)
+            temporary.chmod(0o755)  # mkdtemp keeps others out
+            try:
+                temporary.rename(root)
+            except OSError:
+                if not (root / "index.json").is_file():  # no other process was first
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _render(job: dict[str, Any], chosen: list[tuple[str, str]]) -> None:

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from zsbir.data.isolation import Budget, IsolatedError, isolated
+from zsbir.data.isolation import IsolatedError, isolated
 from zsbir.data.strokes import StrokeStyle, draw_strokes, rasterise_svg
 from zsbir.errors import ZsbirError
 
@@ -93,7 +93,7 @@ def decode_upload(data: bytes, limits: Limits | None = None) -> Image.Image:
 def _isolated(function: str, what: str, data: bytes, limits: Limits) -> Image.Image:
     try:
         return isolated(
-            f"{__name__}:{function}", data, Budget(limits.seconds, limits.memory), limits=dataclasses.asdict(limits)
+            f"{__name__}:{function}", data, limits.seconds, limits.memory, limits=dataclasses.asdict(limits)
         )
     except IsolatedError as error:
         if error.status is not None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zsbir.errors import ZsbirError
+from zsbir.files import reading
 from zsbir.names import canonical
 from zsbir.types import Labels, Paths, Records
 
@@ -27,27 +27,17 @@ class ListPart:
 
     Attributes:
         records: Its images of the wanted classes, in the list's order.
-        present: Classes with at least one line.
-        absent: Classes whose folder is not there.
+        lacking: Wanted classes without a line, or whose folder is not there.
         problems: One sentence each on numbers that disagree and classes that do not belong.
     """
 
     records: Records
-    present: set[str] = field(default_factory=set)
-    absent: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
+    lacking: list[str]
+    problems: list[str]
 
 
 def find_lists(root: Path, facts: Mapping[str, Any]) -> dict[str, Path] | None:
-    """Return the lists under ``root/zeroshot*`` whose classes are those of a benchmark, or None.
-
-    Args:
-        root: The data set's folder.
-        facts: See `zsbir.data.datasets.published.published`.
-
-    Returns:
-        ``"sketch_train"``, ``"sketch_test"``, ``"photo_train"`` and ``"photo_test"`` to the list's path.
-    """
+    """Return by part (``"sketch_train"``) the lists under ``root/zeroshot*`` with a benchmark's classes, or None."""
     for folder in sorted(path for path in root.glob("zeroshot*") if path.is_dir()):
         lists = {part: folder / item["file"] for part, item in facts["lists"].items()}
         if all(path.is_file() for path in lists.values()) and all(
@@ -64,23 +54,12 @@ def _classes(path: Path) -> set[str]:
 
 
 def read_list(path: Path) -> tuple[list[str], Labels]:
-    """Read a list file.
+    """Return a list's paths, with forward slashes, and (n,) int64 their numbers; -1 where a line has none.
 
-    Paths may contain blanks (the number is what follows the last one) and backslashes.
-
-    Args:
-        path: The file: UTF-8, with or without byte-order mark.
-
-    Returns:
-        The paths with forward slashes, and (n,) int64 their numbers; -1 where a line has none.
-
-    Raises:
-        ZsbirError: If the file cannot be read.
+    Paths may contain blanks: the number is what follows the last one.
     """
-    try:
+    with reading("list", path):
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise ZsbirError(f"cannot read the list {path}: {error.strerror}") from None
     paths: list[str] = []
     numbers: list[int] = []
     for line in map(str.strip, text.replace("\\", "/").replace("\t", " ").split("\n")):
@@ -94,16 +73,7 @@ def read_list(path: Path) -> tuple[list[str], Labels]:
 
 
 def read_part(root: Path, path: Path, classes: list[str]) -> ListPart:
-    """Read one list and label its images by their folders.
-
-    Args:
-        root: What the list's paths are relative to.
-        path: The list.
-        classes: The class names in published id order.
-
-    Returns:
-        The images of `classes`; what else the list has, or says wrongly, is in `problems`.
-    """
+    """Read one list, whose paths are relative to `root`, and label its images by their folders."""
     names, numbers = read_list(path)
     known = {canonical(name): number for number, name in enumerate(classes)}
     find = _finder(root)
@@ -117,21 +87,18 @@ def read_part(root: Path, path: Path, classes: list[str]) -> ListPart:
         there, labels[row] = folders[folder]
         resolved.append(f"{there or folder}/{file}")
     keep = labels >= 0
-    part = ListPart(Records(root, Paths(resolved), labels).where(keep))
-    part.present = {classes[label] for label in np.unique(labels[keep]).tolist()}
-    part.absent = {classes[label] for there, label in folders.values() if there is None and label >= 0}
+    absent = {label for there, label in folders.values() if there is None}
+    present = set(labels.tolist()) - absent
     other = {folder.rpartition("/")[2] for folder, (_, label) in folders.items() if label < 0}
     wrong = int(np.sum(keep & (numbers >= 0) & (numbers != labels)))
     where = f"{path.parent.name}/{path.name}"
+    problems = []
     if wrong:
-        part.problems.append(
-            f"{where}: {wrong} of {len(names)} class numbers disagree with their folders; folders count"
-        )
+        problems.append(f"{where}: {wrong} of {len(names)} class numbers disagree with their folders; folders count")
     if other:
-        part.problems.append(
-            f"{where}: {int((~keep).sum())} images of {len(other)} classes that do not belong left out"
-        )
-    return part
+        problems.append(f"{where}: {int((~keep).sum())} images of {len(other)} classes that do not belong left out")
+    lacking = [name for label, name in enumerate(classes) if label not in present]
+    return ListPart(Records(root, Paths(resolved), labels).where(keep), lacking, problems)
 
 
 def _finder(root: Path) -> Callable[[str], str | None]:

@@ -21,7 +21,7 @@ from zsbir.data.scan import (
 )
 from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
-from zsbir.names import canonical
+from zsbir.names import canonical, some
 from zsbir.types import DOMAINS, Split
 
 
@@ -95,7 +95,7 @@ def _paired_classes(root: Path) -> tuple[Found, Found]:
     for domain in DOMAINS:
         folder = find_domain(root, domain)
         if folder is None:
-            held = ", ".join(sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:8]) or "no folder"
+            held = some(sorted(entry.name for entry in os.scandir(root) if entry.is_dir())) or "no folder"
             raise ZsbirError(
                 f"{root} has no {domain} folder (any of {', '.join(DOMAIN_FOLDERS[domain])}); it holds {held}"
             )
@@ -114,7 +114,7 @@ def _paired_classes(root: Path) -> tuple[Found, Found]:
         alone = sorted(set(there.classes) - set(other.classes))
         if alone:
             raise ZsbirError(
-                f"{len(alone)} classes under {root} have only {domain} images: {', '.join(alone[:8])}; add the other "
+                f"{len(alone)} classes under {root} have only {domain} images: {some(alone)}; add the other "
                 "domain's folder of the same name, or move these away"
             )
     return sketches, photos

@@ -31,7 +31,7 @@ from zsbir.data.manifest import read_manifest
 from zsbir.data.scan import Found, Skipped, existing_folder, find_domain, label_file, scan_classes
 from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
-from zsbir.names import canonical
+from zsbir.names import canonical, some
 from zsbir.types import DOMAINS, Domain, Split
 
 Source = Literal["auto", "lists", "folders"]
@@ -112,10 +112,8 @@ class PublishedDataset(Dataset):
             return
         self.reading = read_published(self.benchmark, root, source)
         if self.reading.missing:
-            more = len(self.reading.missing) - 8
-            shown = ", ".join(self.reading.missing[:8]) + (f" and {more} others" if more > 0 else "")
             raise ZsbirError(
-                f"{self.benchmark} is incomplete under {root}: no images for {shown}; see "
+                f"{self.benchmark} is incomplete under {root}: no images for {some(self.reading.missing)}; see "
                 f"`zsbir datasets check {self.benchmark} --root {root}`"
             )
         seen, unseen, notes = self.reading.seen, self.reading.unseen, list(self.reading.problems)
@@ -214,7 +212,7 @@ def _from_lists(root: Path, facts: Mapping[str, Any], lists: Mapping[str, Path])
     reading = Reading(seen, unseen, f"lists {lists['photo_test'].parent.name}")
     for part, found in parts.items():
         reading.problems += found.problems
-        lacking = [name for name in sides[part] if name in found.absent or name not in found.present]
+        lacking = found.lacking
         if part == "sketch_train" and "train_folders" in facts:
             # PuXIM's sketch list has none of the classes that are also test classes: that is how it was published.
             lacking = [name for name in lacking if name not in facts["unseen"]]

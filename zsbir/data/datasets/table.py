@@ -18,6 +18,7 @@ from zsbir.data.scan import DOMAIN_FOLDERS, existing_folder, records_in
 from zsbir.data.strokes import StrokeStyle
 from zsbir.errors import ZsbirError
 from zsbir.files import read_regular, reading
+from zsbir.names import some
 from zsbir.types import Domain, Paths, Records, Split
 
 Row = tuple[str, Domain, str, str]
@@ -143,7 +144,7 @@ def _split(file: Path, root: Path, rows: Sequence[Row], classes: tuple[str, ...]
         mine = [row for row in rows if row[1] == domain and row[2] in label_of and row[3] in parts]
         empty = sorted(set(classes) - {row[2] for row in mine})
         if empty and "seen_test" not in parts:
-            raise ZsbirError(f"the table {file} has no {domain} of {', '.join(empty[:8])}")
+            raise ZsbirError(f"the table {file} has no {domain} of {some(empty)}")
         return Records(
             root, Paths(row[0] for row in mine), np.array([label_of[row[2]] for row in mine], dtype=np.int64)
         )
