@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zsbir.arguments import Natural, checked
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.domain_gap import gap_of
+from zsbir.evaluation.domain_gap import domain_gap
 from zsbir.evaluation.plots import new_figure
 from zsbir.registry import close_matches
 from zsbir.types import Embeddings, Labels
@@ -100,7 +100,7 @@ def embedding_map(panels: Sequence[tuple[str, Embeddings, Embeddings]], settings
         for side, place, (marker, size, width) in zip(shown, parts, (("x", 26, 1.3), ("o", 20, 0)), strict=True):
             each = [colours[label] for label in side.labels.tolist()]
             axes.scatter(*place.T, c=each, marker=marker, alpha=0.8, s=size, linewidths=width)
-        gap = gap_of(shown[0], shown[1], settings.seed)
+        gap = domain_gap(shown[0].vectors, shown[1].vectors, settings.seed)
         told = "" if gap is None else f"\nsketch told from photo: {gap.accuracy:.2f} (chance 0.50)"
         axes.set_title(f"{title}{told}", fontsize=10)
         axes.set(xticks=[], yticks=[])

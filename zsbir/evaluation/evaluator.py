@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from zsbir.arguments import Count, Natural, checked
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.domain_gap import gap_of
+from zsbir.evaluation.domain_gap import domain_gap
 from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.measure import PerQuery, Protocols, Request, averages, measure
 from zsbir.evaluation.metrics import LEVELS, chance
@@ -203,7 +203,7 @@ class Evaluator:
             per_query=found,
             query_paths=tuple(queries.paths[int(i)] for i in found.query) if len(queries.paths) else (),
             meta={"queries": queries.meta, "gallery": gallery.meta},
-            domain_gap=gap_of(queries, gallery, self.seed),
+            domain_gap=domain_gap(queries.vectors, gallery.vectors, self.seed),
         )
 
     def _intervals(

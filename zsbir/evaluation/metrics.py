@@ -39,7 +39,10 @@ def average_precision(
         return total / ranks.relevant
     if over == "min(R, k)":
         return total / ranks.relevant.clamp(max=k)
-    found = hits(ranks, cut) if ties != "mean-position" else _counted(ranks, cut)
+    if ties == "mean-position":
+        found = (ranks.position[:, : ranks.columns(cut)] <= cut).sum(dim=1).to(torch.float64)
+    else:
+        found = hits(ranks, cut)
     return torch.where(found > 0, total / found.clamp(min=1e-300), 0.0)
 
 
@@ -166,11 +169,6 @@ def _expected_reciprocal(before: int, size: int, found: int) -> float:
         if none_yet < 1e-18:
             break
     return total
-
-
-def _counted(ranks: Ranks, k: int) -> Tensor:
-    """Return (q,) float64, the relevant photos whose mean position is at most `k`."""
-    return (ranks.position[:, : ranks.columns(k)] <= k).sum(dim=1).to(torch.float64)
 
 
 def _suffix_max(values: Tensor) -> Tensor:

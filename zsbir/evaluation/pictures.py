@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -16,6 +19,7 @@ WRONG = (215, 48, 39)
 QUERY = (120, 120, 120)
 _TEXT = (40, 40, 40)
 _GAP, _LINE = 4, 16
+_SIDE = 128  # of the pictures in an HTML page
 
 
 def top_k_picture(
@@ -97,3 +101,17 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
     square = Image.new("RGB", (side, side), "white")
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+def thumbnail(open_image: Opener | None, path: str) -> str:
+    """Return an image as a ``data:`` address; empty where nothing opens it."""
+    if open_image is None:
+        return ""
+    return as_address(partial(fitted(open_image(path), _SIDE).save, quality=85), "jpeg")
+
+
+def as_address(save: Callable[..., object], kind: str) -> str:
+    """Return the picture that `save` writes into a file as a ``data:`` address."""
+    buffer = io.BytesIO()
+    save(buffer, format=kind)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

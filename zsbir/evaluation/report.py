@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from zsbir.evaluation import html as pages
 from zsbir.evaluation import plots
 from zsbir.evaluation.comparison import save_per_query
 from zsbir.evaluation.domain_gap import DomainGap
 from zsbir.evaluation.measure import PerQuery, Results
 from zsbir.evaluation.overview import TopPhotos
-from zsbir.evaluation.pictures import Opener
+from zsbir.evaluation.pictures import Opener, as_address, thumbnail
 from zsbir.evaluation.protocols import Protocol
 from zsbir.evaluation.statistics import OVER
 from zsbir.files import writing
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from matplotlib.figure import Figure
 
 SCHEMA = "zsbir-report-1"
@@ -99,31 +99,20 @@ class Report:
         )
 
     def _repr_html_(self) -> str:
-        return pages.page("cell.html", report=self, grid=results_grid)
+        return _template("cell.html").render(report=self, grid=results_grid)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the per-query values as JSON values; the schema is in ``docs/report-schema.md``."""
-        return {
-            "schema": SCHEMA,
-            "setting": self.setting,
-            "matcher": self.matcher,
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        del values["per_query"], values["query_paths"]
+        return {"schema": SCHEMA} | values | {
             "protocols": {p.name: {**asdict(p), "definition": p.describe()} for p in self.protocols},
-            "results": self.results,
-            "baseline": self.baseline,
-            "groups": self.groups,
-            "intervals": self.intervals,
-            "chance": self.chance,
-            "counts": self.counts,
             "notes": list(self.notes),
-            "per_class": self.per_class,
             "classes": list(self.classes),
-            "curve": self.curve,
             "confusion": np.round(self.confusion, 6).tolist(),
-            "histogram": self.histogram,
             "domain_gap": self.domain_gap and asdict(self.domain_gap),
             "top": list(map(asdict, self.top)),
-            "meta": self.meta,
-        }
+        }  # fmt: skip
 
     def table(self) -> str:
         """Return the results of all protocols side by side, as a Markdown table."""
@@ -187,15 +176,15 @@ class Report:
         shown: dict[str, list[TopPhotos]] = {"Best, median and worst": [], "Asked for": []}
         for row in self.top:
             shown["Asked for" if row.note in ("chosen", "random") else "Best, median and worst"].append(row)
-        return pages.page(
-            "report.html",
+        return _template("report.html").render(
             report=self,
             grid=results_grid,
+            figure=lambda figure: as_address(figure.savefig, "png"),
             title=title,
             shown=shown,
             pictures=open_sketch is not None,
-            sketch=partial(pages.thumbnail, open_sketch),
-            photo=partial(pages.thumbnail, open_photo or open_sketch),
+            sketch=partial(thumbnail, open_sketch),
+            photo=partial(thumbnail, open_photo or open_sketch),
             figures=dict(figures or {}),
             plots={name: plots.drawn([plot]) for name, plot in self._plots().items()},
         )
@@ -279,6 +268,15 @@ class Report:
             side = 2.5 + 0.17 * max(np.count_nonzero(self.confusion.any(axis=axis)) for axis in (0, 1))
             found["confusion"] = plots.Plot(side + 1, side, partial(plots.confusion, self.confusion, self.classes))
         return found
+
+
+@cache
+def _template(name: str) -> Template:
+    """Return an HTML template, which escapes text."""
+    from jinja2 import Environment, FileSystemLoader
+
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    return Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def _listed(lines: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zsbir.errors import ZsbirError
-from zsbir.evaluation.domain_gap import gap_of
+from zsbir.evaluation.domain_gap import domain_gap
 from zsbir.evaluation.evaluator import Evaluator
 from zsbir.evaluation.inputs import check_embeddings
 from zsbir.evaluation.report import Report
@@ -160,4 +160,5 @@ def generalised(
             for protocol, values in report.results.items()
         }
     # Between the same classes, as in the other settings: the seen photos are another matter than the domain.
-    return replace(report, groups=groups, domain_gap=gap_of(*unseen, evaluator.seed))
+    gap = domain_gap(unseen[0].vectors, unseen[1].vectors, evaluator.seed)
+    return replace(report, groups=groups, domain_gap=gap)

@@ -95,7 +95,6 @@ class OneToMany(Matcher):
         self.weight, self.normalise, self.precision = weight, normalise, precision
         self.choose, self.most_clusters, self.seed = choose, most_clusters, seed
         self.em: dict[str, Any] = {"max_iter": max_iter, "tol": tol, "reg": reg}
-        self.ratings: dict[int, float] = {}
         self._chosen = ""
 
     def variants(self) -> list[OneToMany]:
@@ -121,7 +120,7 @@ class OneToMany(Matcher):
             raise ZsbirError("one-to-many: the gallery is empty")
         notes = []
         if self.clusters == "auto":
-            clusters, self.ratings = choose_clusters(vectors, self.choose, self.most_clusters, self.seed)
+            clusters, _ = choose_clusters(vectors, self.choose, self.most_clusters, self.seed)
             self._chosen = f"chosen by {self.choose} on the gallery without labels"
         else:
             clusters, self._chosen = min(self.clusters, len(vectors)), "given"
