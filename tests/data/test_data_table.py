@@ -55,6 +55,8 @@ def test_a_table_gives_what_the_folders_give(zoo, kind):
         write(file, rows_of(zoo), "\t" if kind == "tsv" else ",")
     options = {"unseen": "dog", "validation": 2, "seed": 3}
     same(build(file, **options), zsbir.DATASETS.build("folder", root=zoo, **options))
+    with pytest.raises(ZsbirError, match="none is left to train on"):
+        build(file, unseen=["cat", "cow", "dog", "emu", "fox", "hot-air_balloon"])
     moved = file.rename(zoo.parent / file.name)
     data = build(moved, root=zoo, **options)
     same(data, zsbir.DATASETS.build("folder", root=zoo, **options))

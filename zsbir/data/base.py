@@ -23,8 +23,6 @@ from zsbir.types import DOMAINS, Split
 Unseen = str | Sequence[str] | int
 """The test classes: names, names in one string with commas, or how many to draw."""
 
-DEFAULT_SHARE, DEFAULT_FROM = 0.1, 10
-"""The share of the seen classes that are held out unless the user says otherwise, and from how many on."""
 CHANGED = "the files' contents are not those that the split file was written for: results on them are not comparable"
 
 
@@ -144,8 +142,8 @@ def subset(split: Split, chosen: npt.NDArray[np.bool_]) -> Split:
     return Split.by_domain(lambda d: split.of(d).where(chosen[split.of(d).labels], new_label), classes)
 
 
-def choose_unseen(where: object, names: tuple[str, ...], unseen: Unseen, seed: int) -> tuple[str, ...]:
-    """Return the unseen classes, in the order of `names`.
+def choose_unseen(where: object, names: tuple[str, ...], unseen: Unseen, seed: int) -> npt.NDArray[np.bool_]:
+    """Return (C,) bool, True for the unseen classes.
 
     Args:
         where: What has the classes, for messages.
@@ -154,15 +152,14 @@ def choose_unseen(where: object, names: tuple[str, ...], unseen: Unseen, seed: i
         seed: Seed of the choice.
 
     Raises:
-        ZsbirError: If a class does not exist (with the close matches), or none is named at all.
+        ZsbirError: If a class does not exist (with the close matches), none is named, or none is left to train on.
     """
     if isinstance(unseen, str):
         unseen = int(unseen) if unseen.strip().isdigit() else [part.strip() for part in unseen.split(",")]
     if isinstance(unseen, int):
         if not 0 < unseen < len(names):
             raise ZsbirError(f"unseen={unseen}: {where} has {len(names)} classes, so give 1 to {len(names) - 1}")
-        drawn = np.random.default_rng(seed).permutation(len(names))[:unseen]
-        return tuple(names[i] for i in sorted(drawn.tolist()))
+        return _drawn(unseen, len(names), seed)
     wanted = {canonical(name): name for name in unseen if name}
     if not wanted:
         raise ZsbirError(f"say which classes of {where} are unseen: names, or how many. Classes: {', '.join(names)}")
@@ -170,7 +167,14 @@ def choose_unseen(where: object, names: tuple[str, ...], unseen: Unseen, seed: i
     for plain, name in wanted.items():
         if plain not in known:
             raise ZsbirError(f"{where} has no class {name!r} to leave unseen. {close_matches(name, list(names))}")
-    return tuple(name for name in names if canonical(name) in wanted)
+    hidden = np.array([canonical(name) in wanted for name in names])
+    if hidden.all():
+        raise ZsbirError(f"all {len(names)} classes of {where} are unseen, none is left to train on: name fewer")
+    return hidden
+
+
+def _drawn(count: int, total: int, seed: int) -> npt.NDArray[np.bool_]:
+    return np.isin(np.arange(total), np.random.default_rng(seed).permutation(total)[:count])
 
 
 def held_out_classes(
@@ -185,11 +189,10 @@ def held_out_classes(
         chosen = np.isin(classes, list(validation))
     else:
         if validation is None:
-            count = max(2, round(total * DEFAULT_SHARE)) if total >= DEFAULT_FROM else 0
+            count = max(2, round(total * 0.1)) if total >= 10 else 0
         else:
             count = round(total * validation) if isinstance(validation, float) and validation < 1 else int(validation)
-        chosen = np.zeros(total, dtype=bool)
-        chosen[np.random.default_rng(seed).permutation(total)[: max(count, 0)]] = True
+        chosen = _drawn(max(count, 0), total, seed)
     held = int(chosen.sum())
     if held == 1 or (held and total - held < 2) or (isinstance(validation, (int, float)) and validation < 0):
         raise ZsbirError(

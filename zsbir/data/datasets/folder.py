@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zsbir.arguments import Count, Natural, Positive, Ratio
 from zsbir.data import DATASETS
-from zsbir.data.base import Dataset, Unseen, choose_unseen
+from zsbir.data.base import Dataset, Unseen, choose_unseen, subset
 from zsbir.data.manifest import read_manifest
 from zsbir.data.scan import (
     DOMAIN_FOLDERS,
@@ -76,12 +76,10 @@ class FolderDataset(Dataset):
         names = tuple(sorted(photos.classes))
         if unseen in ((), [], ""):
             unseen = label_file(root, "test_labels.txt") or ()
-        chosen = choose_unseen(root, names, unseen, seed)
-        if len(chosen) >= len(names):
-            raise ZsbirError(f"all {len(names)} classes of {root} are unseen, none is left to train on: name fewer")
-        seen = tuple(name for name in names if name not in chosen)
-        train, test = (Split(sketches.records(root, own), photos.records(root, own), own) for own in (seen, chosen))
-        super().__init__(train, test, validation, seed, hold_out=hold_out, style=style)
+        hidden = choose_unseen(root, names, unseen, seed)
+        every = Split(sketches.records(root, names), photos.records(root, names), names)
+        seen, test = subset(every, ~hidden), subset(every, hidden)
+        super().__init__(seen, test, validation, seed, hold_out=hold_out, style=style)
 
 
 def _paired_classes(root: Path) -> tuple[Found, Found]:

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,8 @@ class TableDataset(Dataset):
         classes = {part: sorted({row[2] for row in rows if row[3] == part}) for part in ("", *_SPLITS)}
         names, train, held, test, _ = map(tuple, classes.values())
         if names:
-            test = choose_unseen(file, names, unseen, seed)
-            train = tuple(name for name in names if name not in test)
+            hidden = choose_unseen(file, names, unseen, seed)
+            train, test = (tuple(compress(names, part)) for part in (~hidden, hidden))
         elif unseen or validation or hold_out:
             raise ZsbirError(
                 f"{file} has a column split, which says what is unseen and held out: leave out unseen, validation and "

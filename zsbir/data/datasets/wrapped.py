@@ -79,7 +79,7 @@ class WrappedDataset(Dataset):
             return Records(Path("items"), paths, np.array([number[name] for name in labels[domain]], dtype=np.int64))
 
         every = Split.by_domain(records, names)
-        hidden = np.isin(names, choose_unseen("the dataset", names, unseen, seed))
+        hidden = choose_unseen("the dataset", names, unseen, seed)
         super().__init__(subset(every, ~hidden), subset(every, hidden), validation, seed, hold_out=hold_out)
 
     def open(self, record: str) -> Image.Image:
