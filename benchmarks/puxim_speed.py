@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import zsbir
-from zsbir.clip import image_statistics
+from zsbir.clip import image_input
 from zsbir.losses import reconstruction_loss
 from zsbir.maskers.base import MaskRequest
 from zsbir.maskers.store import MaskStore
@@ -73,7 +73,7 @@ def plain_masks(method: PuXIM, batch: Batch) -> Tensor:
     masker: Any = method.masker
     photos = torch.cat([batch.photo, batch.negative])  # type: ignore[list-item]
     names = batch.names(batch.photo_label) + batch.names(batch.negative_label)  # type: ignore[arg-type]
-    mean, std = (torch.tensor(s, device=photos.device).view(3, 1, 1) for s in image_statistics(masker.clip.visual))
+    mean, std = (torch.tensor(s, device=photos.device).view(3, 1, 1) for s in image_input(masker.clip.visual)[1:])
     with torch.no_grad():
         each = [
             plain_mask(masker.clip, masker._tokenizer, (photo - mean) / std, name)

@@ -1,7 +1,4 @@
-"""Make CLIP models of open_clip, and say in one sentence what went wrong.
-
-Used by the masker ``vxl`` and the backbone ``open-clip``; both wrap open_clip's own modules.
-"""
+"""CLIP models of open_clip: made, fed, and one sentence that says what went wrong."""
 
 from __future__ import annotations
 
@@ -99,8 +96,10 @@ def clip_tokenizer(model: str | Mapping[str, Any]) -> Tokenizer:
     return found
 
 
-def image_statistics(visual: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return mean and std per channel, of images in [0, 1], that an open_clip image tower expects."""
+def image_input(visual: Any) -> tuple[int, tuple[float, float, float], tuple[float, float, float]]:
+    """Return what an open_clip image tower expects: side in pixels; mean and std per channel of images in [0, 1]."""
+    size = visual.image_size
+    side = int(size[0] if isinstance(size, (tuple, list)) else size)
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
+    return side, (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.errors import ZsbirError
-from zsbir.methods._low_rank import LowRank, switch
+from zsbir.methods.cmca import LowRank
 
 VIT = {"name": "vit_tiny_patch16_224", "image_size": 32}
 
@@ -47,7 +47,7 @@ def test_an_update_starts_as_the_frozen_map():
     torch.manual_seed(0)
     linear = torch.nn.Linear(8, 6)
     update, x = LowRank(linear, 2, 3, 2), torch.randn(4, 8)
-    switch([update], "photo")
+    update.domain = 1
     assert torch.equal(update(x), linear(x))
     assert update.down.abs().max() <= 8**-0.5
     assert {name for name, p in update.named_parameters() if p.requires_grad} == {"down", "up"}

@@ -5,6 +5,8 @@ import torch
 from torch.nn import functional as F
 
 import zsbir
+from tests.engine.conftest import same_weights
+from zsbir.clip import create_clip
 from zsbir.errors import ZsbirError
 
 CLIP = {
@@ -89,3 +91,12 @@ def test_vectors_learn_faster_than_clip(method):
 def test_wrong_settings_are_refused():
     with pytest.raises(ZsbirError, match="at least 3"):
         zsbir.build("modality-aware", model=CLIP, modalities=2)
+
+
+def test_a_saved_model_loads_without_the_weights_it_started_from(tmp_path):
+    start = tmp_path / "clip.pt"
+    torch.save(create_clip(CLIP).state_dict(), start)
+    method = zsbir.build("modality-aware", model=CLIP, weights=str(start))
+    method.save(tmp_path / "model")
+    start.unlink()
+    assert same_weights(zsbir.load(tmp_path / "model"), method)

@@ -15,8 +15,7 @@ from zsbir import cli
 from zsbir.data.semantic import imagenet_labels, semantic_prior
 from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
-from zsbir.methods._sbka_net import PRESETS
-from zsbir.methods.sbka import SBKA
+from zsbir.methods.sbka import PRESETS, SBKA
 from zsbir.types import Batch
 
 CLASSES = ("pig", "banana", "chair")

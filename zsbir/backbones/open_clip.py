@@ -11,8 +11,13 @@ from zsbir.arguments import Count
 from zsbir.backbones import BACKBONES
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.weights import wanted
-from zsbir.clip import create_clip, image_statistics
+from zsbir.clip import create_clip, image_input
 from zsbir.types import Features
+
+
+def clip_source(pretrained: bool, weights: str | None, tag: str = "openai") -> str | None:
+    """Return what `create_clip` loads: the file, else the tag; nothing within `without_weights`."""
+    return (weights or (tag if pretrained else None)) if wanted(True) else None
 
 
 @BACKBONES.register("open-clip")
@@ -39,14 +44,11 @@ class OpenClipBackbone(Backbone):
         image_size: Count | None = None,
     ) -> None:
         super().__init__()
-        source = weights if weights is not None else tag if pretrained else None
-        visual = create_clip(model, source if wanted(True) else None, image_size).visual
+        visual = create_clip(model, clip_source(pretrained, weights, tag), image_size).visual
         self.visual: Any = visual.requires_grad_(True).train()
         if hasattr(visual, "output_tokens"):
             visual.output_tokens = True
-        size = visual.image_size
-        self.image_size = int(size[0] if isinstance(size, (tuple, list)) else size)
-        self.mean, self.std = image_statistics(visual)
+        self.image_size, self.mean, self.std = image_input(visual)
         self.grid: tuple[int, int] | None = tuple(getattr(visual, "grid_size", ())) or None
         example = self.example()
         self.dim = example.vector.shape[1]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsbir.arguments import Count, Proportion, Ratio
-from zsbir.clip import clip_tokenizer, create_clip, image_statistics
+from zsbir.clip import clip_tokenizer, create_clip, image_input
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
 from zsbir.maskers._select import ScoreMasker
@@ -159,7 +159,7 @@ class VxL(ScoreMasker):
         size = (h * visual.patch_size[0], w * visual.patch_size[1])
         if tuple(images.shape[2:]) != size:
             images = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
-        statistics = ((0.5,) * 3,) * 2 if self.statistics == "half" else image_statistics(visual)
+        statistics = ((0.5,) * 3,) * 2 if self.statistics == "half" else image_input(visual)[1:]
         mean, std = (torch.tensor(s, device=images.device).view(3, 1, 1) for s in statistics)
         return ((images - mean) / std).to(visual.conv1.weight.dtype)
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsbir.arguments import Count, Natural, NonNegative, Positive, Ratio
-from zsbir.backbones import BACKBONES
-from zsbir.backbones.base import Backbone
+from zsbir.backbones.base import Backbone, build_backbone
 from zsbir.backbones.standard import SharedHead
 from zsbir.data.preprocess import Preprocess
 from zsbir.losses import supervised_contrastive_loss
@@ -41,14 +40,18 @@ class Contrastive(Method):
         dropout: Share of the features that the head does not see in a training step.
         temperature: t.
         tune: How many of the backbone's last stages train; 0: none, the head alone.
-        keep: Weight of the standardised features themselves beside the head's output, as a share of the embedding's
-            length, from 0 on: what the backbone knew of classes that training never names.
-        preprocess: What is prepared otherwise, see `zsbir.data.preprocess.Preprocess`.
+        keep: Weight, at least 0, of the standardised features beside the head's output in the embedding: what the
+            backbone knows of classes that training never names.
+        preprocess: Changes to how images are prepared, see `zsbir.data.preprocess.Preprocess`.
 
     Raises:
         ZsbirError: For more stages than the backbone has.
     """
 
+    recipe = Recipe(
+        epochs=10, batch_size=64, sampling="balanced", optimizer="adamw", lr=1e-3, weight_decay=1e-2, schedule="cosine",
+        fixed_norm=True,
+    )  # fmt: skip
     recipes: Mapping[str, RecipeSet] = {
         "small-data": RecipeSet({"backbone": {"name": "lite0", "pool": "stages"}, "temperature": 0.07, "keep": 0.7}, {})
     }
@@ -66,30 +69,19 @@ class Contrastive(Method):
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        extra = {"pretrained": True} if pretrained else {}
-        self.backbone = BACKBONES.build(backbone, **extra, **({"weights": weights} if weights else {}))
+        self.backbone = build_backbone(backbone, pretrained, weights)
         self.backbone.train_last(tune)
         self.head = SharedHead(self.backbone.dim, head, dropout, keep)
         self.temperature = temperature
         self.preprocess = Preprocess.of(self.backbone, preprocess)
-        self.recipe = Recipe(
-            epochs=10,
-            batch_size=64,
-            sampling="balanced",
-            optimizer="adamw",
-            lr=1e-3,
-            weight_decay=1e-2,
-            schedule="cosine",
-            fixed_norm=True,
-        )
 
     @property
     def trunk(self) -> Backbone:
-        """The backbone: what of it is frozen can be stored."""
+        """The backbone, whose frozen part can be stored."""
         return self.backbone
 
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
-        """Return the head at the recipe's rate, and what trains of the backbone at a tenth of it."""
+        """Return the head at the recipe's rate, and the backbone's trained part at a tenth of it."""
         tuned = [p for p in self.backbone.parameters() if p.requires_grad]
         return [{"params": list(self.head.parameters())}, {"params": tuned, "lr": recipe.lr / 10}]
 

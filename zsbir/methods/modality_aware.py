@@ -16,7 +16,7 @@ modalities, c = norm(x + t)::
 Deviations from the release:
 
 - The best checkpoint is chosen on held-out seen classes; the release takes the lowest loss on the test part when no
-  class is held out, its default. Its class selection fills the first data set alone; here one data set trains.
+  class is held out, its default. Its class selection fills the first data set only; here one data set trains.
 - The published warm-up is 5 % of all steps, which the recipe takes in steps: ``--recipe warmup=N``.
 - Sketches and photos are drawn in equal numbers; the release goes through one list of all pairs, in order.
 - A fourth modality, a second kind of text, is part of the release's discriminator and of no pair: ``modalities=4``.
@@ -32,7 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsbir.clip import clip_tokenizer, create_clip, image_statistics
+from zsbir.arguments import NonNegative
+from zsbir.backbones.open_clip import clip_source
+from zsbir.clip import clip_tokenizer, create_clip, image_input
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
@@ -50,8 +52,7 @@ class ModalityAware(Method):
         model: An open_clip model: name, or its configuration as a mapping.
         pretrained: Load OpenAI's weights (needs the network once).
         weights: A local file with CLIP's weights instead.
-        modalities: How many vectors: photo, sketch, and one or two kinds of text, of which the last is paired with
-            images.
+        modalities: How many vectors: photo, sketch, and one or two kinds of text; the last kind is paired with images.
         exchange: Embed a sketch as the photo it stands for; False: as CLIP does (the release reports both).
         weight_clip: Weight of L_clip.
         weight_centre: Weight of L_centre.
@@ -63,7 +64,7 @@ class ModalityAware(Method):
         preprocess: Changes to how images are prepared, see `Preprocess`.
 
     Raises:
-        ZsbirError: If there are fewer than three modalities, or a weight is negative.
+        ZsbirError: If there are fewer than three modalities, or all weights are 0.
     """
 
     recipe = Recipe(
@@ -77,13 +78,13 @@ class ModalityAware(Method):
         weights: str | None = None,
         modalities: int = 4,
         exchange: bool = True,
-        weight_clip: float = 1.0,
-        weight_centre: float = 0.1,
-        weight_discriminator: float = 0.1,
-        weight_reconstruction: float = 0.02,
-        weight_orthogonality: float = 0.0,
+        weight_clip: NonNegative = 1.0,
+        weight_centre: NonNegative = 0.1,
+        weight_discriminator: NonNegative = 0.1,
+        weight_reconstruction: NonNegative = 0.02,
+        weight_orthogonality: NonNegative = 0.0,
         scale: float = 2.6592,
-        clip_lr: float = 1e-5,
+        clip_lr: NonNegative = 1e-5,
         preprocess: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -91,14 +92,13 @@ class ModalityAware(Method):
             "clip": weight_clip, "centre": weight_centre, "discriminator": weight_discriminator,
             "reconstruction": weight_reconstruction, "orthogonality": weight_orthogonality,
         }  # fmt: skip
-        if modalities < 3 or min(*self.weights.values(), clip_lr) < 0 or not sum(self.weights.values()):
-            raise ZsbirError("modality-aware: modalities must be at least 3, no weight below 0 and one above it")
-        self.clip = create_clip(model, weights if weights is not None else "openai" if pretrained else None)
+        if modalities < 3 or not any(self.weights.values()):
+            raise ZsbirError("modality-aware: modalities must be at least 3, and one of the weights above 0")
+        self.clip = create_clip(model, clip_source(pretrained, weights))
         self.clip.requires_grad_(True)
         self.clip.logit_scale.data.fill_(scale)
         self.tokens = clip_tokenizer(model)
-        size, (mean, std) = self.clip.visual.image_size, image_statistics(self.clip.visual)
-        side = int(size[0] if isinstance(size, (tuple, list)) else size)
+        side, mean, std = image_input(self.clip.visual)
         self.preprocess = Preprocess.of(SimpleNamespace(image_size=side, mean=mean, std=std), preprocess)
         width = self.clip.text_projection.shape[-1]
         self.vectors = nn.Parameter(torch.randn(modalities, width))

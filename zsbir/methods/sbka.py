@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,34 @@ from zsbir.data.semantic import semantic_prior
 from zsbir.errors import ZsbirError
 from zsbir.losses import soft_cross_entropy
 from zsbir.methods import METHODS
-from zsbir.methods._sbka_net import PRESETS
 from zsbir.methods.base import Method, Recipe, RecipeSet
 from zsbir.methods.released import take
 from zsbir.types import Batch, Domain, Features
+
+
+class Preset(NamedTuple):
+    """What is published for one data set.
+
+    Attributes:
+        warmup: Last epoch, from 0, in which the teacher's head is fixed.
+        sketch_share: Share of sketches in a batch.
+        batch_size: Images a batch.
+        prior: Weight of the semantic similarity; 0: none.
+        teacher_lr: Learning rate of the teacher's head.
+    """
+
+    warmup: int
+    sketch_share: float
+    batch_size: int
+    prior: float
+    teacher_lr: float
+
+
+PRESETS = {
+    "sketchy": Preset(warmup=9, sketch_share=1 / 3, batch_size=210, prior=0.3, teacher_lr=1e-4),
+    "tuberlin": Preset(warmup=5, sketch_share=1 / 10, batch_size=210, prior=0.3, teacher_lr=5e-5),
+    "quickdraw": Preset(warmup=3, sketch_share=1 / 10, batch_size=110, prior=0.0, teacher_lr=1e-4),
+}
 
 
 @METHODS.register("sbka")
@@ -61,27 +85,24 @@ class SBKA(Method):
         warmup: Last epoch, from 0, in which the teacher's head is fixed; None: the preset's.
         prior: Weight of the semantic similarity, 0 for none; None: the preset's.
         noise: Weight of the KL term.
-        head: Width of x as a linear layer on frozen features, both domains' own; 0: the trunk itself, as published.
+        head: Width of x, a linear layer on each domain's frozen features; 0: the trunk's own features, as published.
         dropout: Share of the features that this layer does not see in a training step.
         temperature: The classes' logits are cosines divided by it; None: a linear layer, as published.
         image_size: Side of the input in pixels; None: the model's own.
         label_synsets: WordNet ids of the pretrained head's labels in order; None: ImageNet-1k.
         published: As the release augments: about the corner, with black outside.
         wordnet: Folder of WordNet's files, for classes or labels that the shipped tables lack.
-        preprocess: What is prepared otherwise, see `zsbir.data.preprocess.Preprocess`.
+        preprocess: Changes to how images are prepared, see `zsbir.data.preprocess.Preprocess`.
 
     Raises:
-        ZsbirError: For an unknown model or preset, or a negative weight.
+        ZsbirError: For an unknown model, or one without a linear classifier.
     """
 
     matcher: str | Mapping[str, Any] = {"name": "one-to-many", "subspaces": 2, "clusters": "auto"}
     recipes: Mapping[str, RecipeSet] = {
         "small-data": RecipeSet(
             {
-                "backbone": {"name": "lite0", "pool": "stages"},
-                "head": 512,
-                "temperature": 0.1,
-                "warmup": 5,
+                "backbone": {"name": "lite0", "pool": "stages"}, "head": 512, "temperature": 0.1, "warmup": 5,
             },
             {
                 "epochs": 12, "batch_size": 128, "sketch_share": 0.5, "optimizer": "adamw", "lr": 1e-3,
@@ -90,6 +111,10 @@ class SBKA(Method):
         )
     }  # fmt: skip
     embeds_with = ("student",)
+    recipe = Recipe(
+        epochs=20, batch_size=210, sampling="mixed", sketch_share=1 / 3, optimizer="adam", lr=1e-4, weight_decay=5e-4,
+        schedule="exponential", decay=1e-3, augment="affine", augment_probability=0.7,
+    )  # fmt: skip
     student: Any
     teacher: Any
     has_unused_parameters: bool = True  # the teacher's head, up to the warm-up
@@ -120,7 +145,8 @@ class SBKA(Method):
         self.warmup = settings.warmup if warmup is None else warmup
         self.select_from = self.warmup + 1  # published: the best checkpoint is one after the warm-up
         self.label_synsets = None if label_synsets is None else tuple(label_synsets)
-        self.temperature, self.recipe = temperature, settings.recipe()
+        self.temperature = temperature
+        self.recipe = replace(self.recipe, batch_size=settings.batch_size, sketch_share=settings.sketch_share)
         if published:
             self.recipe = replace(self.recipe, augment="affine-corner", sketch_fill=0.0, photo_fill=0.0)
         self.student = build_backbone(backbone, pretrained, weights, image_size, classifier=True)
@@ -131,7 +157,7 @@ class SBKA(Method):
         self.labels = nn.Linear(head, pretrained_head.out_features) if head else None
         if head:
             self.student.train_last(0)
-        # A frozen trunk is the teacher's too.
+        # The teacher shares a frozen trunk.
         trunk = [part for part in self.student.net.children() if part is not pretrained_head] if head else []
         self.teacher = copy.deepcopy(self.student, {id(part): part for part in trunk}).requires_grad_(False).eval()
         self.teacher.head.requires_grad_(True)
@@ -210,7 +236,7 @@ class SBKA(Method):
 
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the student with both heads, and the teacher's head at its own share of the recipe's rate."""
-        share = PRESETS[self.preset].teacher_lr / PRESETS[self.preset].recipe().lr
+        share = PRESETS[self.preset].teacher_lr / self.recipe.lr
         teacher = list(self.teacher.head.parameters())
         known = {id(parameter) for parameter in teacher}
         student = [p for p in self.parameters() if p.requires_grad and id(p) not in known]

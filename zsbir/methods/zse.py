@@ -65,9 +65,7 @@ class ZSE(Method):
         ZsbirError: If the backbone has no patch tokens or their number of rows is odd, or a weight is negative.
     """
 
-    recipe = Recipe(
-        epochs=30, batch_size=15, samples_per_epoch=10_000, optimizer="adamw", lr=1e-5, weight_decay=1e-2
-    )  # fmt: skip
+    recipe = Recipe(epochs=30, batch_size=15, samples_per_epoch=10_000, optimizer="adamw", lr=1e-5, weight_decay=1e-2)
 
     def __init__(
         self,
