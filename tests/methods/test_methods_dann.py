@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import zsbir
 from zsbir.errors import ZsbirError
-from zsbir.methods.reversal import DomainWatch, reversal_strength
+from zsbir.methods._dann import DomainWatch, reversal_strength
 from zsbir.types import Batch
 
 

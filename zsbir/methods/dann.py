@@ -34,14 +34,13 @@ from torch.nn import functional as F
 
 from zsbir.arguments import Count, NonNegative, Ratio
 from zsbir.backbones.base import Backbone, build_backbone
-from zsbir.backbones.tower import Tower
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
 from zsbir.losses import batch_triplet_loss, gradient_reversal, triplet_loss
 from zsbir.methods import METHODS
+from zsbir.methods._dann import DomainClassifier, DomainWatch, Schedule, Tower, reversal_strength
 from zsbir.methods.base import Method, Recipe, RecipeSet
 from zsbir.methods.released import take
-from zsbir.methods.reversal import DomainClassifier, DomainWatch, Schedule, reversal_strength
 from zsbir.types import Batch, Domain, Features
 
 
@@ -50,33 +49,31 @@ class DANN(Method):
     """Two towers, triplet loss, gradient reversal against a domain classifier, semantic negatives.
 
     Args:
-        backbone: Name, mapping or instance of a backbone; each tower has its own unless `shared`, or frozen. A
-            DenseNet ends in its last BatchNorm, as published: with ``{"name": "densenet121", "last_relu": True}`` in
-            a ReLU.
+        backbone: Name, mapping or instance; each tower has its own unless it is `shared` or frozen. A DenseNet ends in
+            its last BatchNorm, as published; with ``{"name": "densenet121", "last_relu": True}`` in a ReLU.
         pretrained: Build the backbone with its pretrained weights.
         weights: A local file with the backbone's weights instead.
-        shared: One tower for both domains (published: two); ``"head"``: two that share the head's linear layers, but
-            not what standardises their features.
+        shared: One tower for both domains (published: two); ``"head"``: two that share the head's linear layers, and
+            standardise their features each on their own.
         pool: ``"max"`` over the last feature map as published, or ``"model"``: the backbone's own vector.
         head: Widths of a projection head on each tower, such as ``(512, 256)``; empty: none, as published.
-        freeze: ``"none"``, or ``"backbone"``: only heads and domain classifier train, and the towers share the
-            backbone.
+        freeze: ``"none"``; ``"backbone"``: only heads and domain classifier train, and the towers share the backbone.
         standardise: Standardise each domain's pooled features before the head.
-        dropout: Share of the pooled features that the head does not see in a training step.
+        dropout: Share of the pooled features hidden from the head in a training step.
         margin: Of the triplet loss.
         unit: L2-normalise the embedding (published: not).
-        batch_negatives: Compare every sketch with all photos of the batch, not with its own two alone.
+        batch_negatives: Compare every sketch with all photos of the batch, not only with its own two.
         triplet_loss_ratio: Weight of the triplet loss.
         domain_loss_ratio: Weight of the domain loss; 0: no domain classifier.
         schedule: Of λ: ``"ramp"`` (None), ``"step"``, ``"ganin"`` or ``"constant"``, see `reversal_strength`.
         grl_threshold_epoch: The epoch where ``"ramp"`` and ``"step"`` reach 1.
         domain_batches: ``"joint"`` (None), or as released ``"separate"``: see the module's docstring.
-        negatives: Where the class distances come from that choose negative classes, see
+        negatives: What the classes' distances, and so the negative classes, are taken from, see
             `zsbir.data.word_vectors.class_weights`; None: uniform.
         statistics: ``"backbone"`` (None): normalise images as the weights expect; ``"unit"``: only to [0, 1], as
             released.
         published: As the release computes, for what is left at None: ``"step"``, ``"separate"`` and ``"unit"``.
-        preprocess: What is prepared otherwise, see `zsbir.data.preprocess.Preprocess`.
+        preprocess: Changes to how images are prepared, see `zsbir.data.preprocess.Preprocess`.
 
     Raises:
         ZsbirError: If nothing would train.
@@ -86,21 +83,13 @@ class DANN(Method):
     recipes: Mapping[str, RecipeSet] = {
         "small-data": RecipeSet(
             {
-                "backbone": {"name": "lite0", "pool": "stages"},
-                "pool": "model",
-                "freeze": "backbone",
-                "shared": "head",
-                "head": [512],
-                "standardise": True,
-                "dropout": 0.7,
-                "unit": True,
-                "batch_negatives": True,
-                "margin": 0.2,
-                "domain_loss_ratio": 0.0,
+                "backbone": {"name": "lite0", "pool": "stages"}, "pool": "model", "freeze": "backbone",
+                "shared": "head", "head": [512], "standardise": True, "dropout": 0.7, "unit": True,
+                "batch_negatives": True, "margin": 0.2, "domain_loss_ratio": 0.0,
             },
             {"epochs": 20, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine"},
         )
-    }
+    }  # fmt: skip
     embeds_with = ("photo", "sketch")
 
     def __init__(
@@ -157,8 +146,8 @@ class DANN(Method):
 
     @property
     def trunk(self) -> Backbone | None:
-        """The backbone that the towers share where it is frozen."""
-        return self.photo.backbone if self.photo.backbone.frozen and self.photo.pool == "model" else None
+        """The backbone, which the towers share where it is frozen."""
+        return self.photo.backbone if self.photo.pool == "model" else None
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the domain's tower's embedding, with the backbone's tokens."""
@@ -191,9 +180,8 @@ class DANN(Method):
         else:
             logits = tuple(self.domain(part).squeeze(1) for part in parts)
         # softplus(∓x) is the cross-entropy of a logit against 1 and 0.
-        right = [(logits[0] > 0), (logits[1] > 0), (logits[2] <= 0)]
-        accuracy = (right[0].float().mean() + right[1].float().mean()) / 4 + right[2].float().mean() / 2
-        accuracy = accuracy.detach()
+        right = [side.float().mean() for side in (logits[0] > 0, logits[1] > 0, logits[2] <= 0)]
+        accuracy = (right[0] + right[1]) / 4 + right[2] / 2
         self.logged = {"lambda": self.strength, "domain_accuracy": accuracy}
         self.watch.add(accuracy, self.strength)
         return F.softplus(-logits[0]).mean() + F.softplus(-logits[1]).mean() + F.softplus(logits[2]).mean()

@@ -21,10 +21,10 @@ Deviations from the release:
 
 - The interaction decoder attends over tokens; the release's layers mix the images of a batch (``decoder="batch"``).
 - The batch size is 32; the release's is 2, at the same rate.
-- A second sketch of the class, which the release loads, is not loaded. Photos are drawn evenly from all of a class;
+- The release also loads a second sketch of the class; that is left out. Photos are drawn evenly from all of a class;
   the release never draws the first file.
-- The best checkpoint is chosen on held-out seen classes; the release chooses it on the test classes, which is
-  ``select_on="test"`` here.
+- The best checkpoint is chosen on held-out seen classes; the release chooses it on the test classes:
+  ``select_on="test"``.
 - Masks are made from photos normalised as CLIP expects, with class names as people say them; the release gives CLIP
   the encoder's images and the data set's names. Texts are encoded once per class, with the same result.
 - ``published=True`` turns back decoder, batch size, names and CLIP's images.
@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import timm
 import torch
@@ -68,8 +68,8 @@ class PuXIM(Method):
         weights: A local file with the encoder's weights instead.
         clip_weights: Weights of the masker's CLIP: a tag of open_clip or a local file. None: see `pretrained`.
         image_size: Side of the input in pixels; None: the backbone's own.
-        stem: Average the patch embedding with a convolutional stem, as published. None: where the backbone is the
-            name of a timm ViT.
+        stem: Average the patch embedding with a convolutional stem, as published. None: if the backbone is the name of
+            a timm ViT.
         masker: Name, mapping or instance.
         match: ``"mask"``: Euclidean triplets with margin 1 and L_rec; ``"non-mask"``: cosine with margin 0.2, no masks.
         margin: Another margin.
@@ -79,14 +79,14 @@ class PuXIM(Method):
         layers: Its layers.
         heads: Its attention heads.
         hidden: Its feed-forward width.
-        head: Width of class and patch tokens by a linear layer on the encoder's; 0: the encoder's own, as published.
-        dropout: Share of the encoder's features that the class token's layer does not see in a training step.
-        tune: How many of the encoder's last stages are computed in every step; what is below is frozen, and stored.
-            None: all, as published.
-        batch_negatives: Compare every sketch with all photos of the batch, not with its own two alone.
-        published: As the release computes: for what is left at None; in batches of 2; and ``vxl`` with raw class names
+        head: Width of a linear layer on the encoder's class and patch tokens; 0: no layer, as published.
+        dropout: Share of the encoder's features hidden from the class token's layer in a training step.
+        tune: How many of the encoder's last stages are computed in every step; those below are frozen, and their output
+            stored. None: all, as published.
+        batch_negatives: Compare every sketch with all photos of the batch, not only with its own two.
+        published: Compute as the release does what is left at None; in batches of 2; and ``vxl`` with raw class names
             and photos normalised with 0.5.
-        preprocess: What is prepared otherwise than published (sketches cropped to what is drawn and padded, photos
+        preprocess: Changes to how images are prepared (as published: sketches cropped to the drawing and padded, photos
             bicubic), see `zsbir.data.preprocess.Preprocess`.
     """
 
@@ -157,19 +157,22 @@ class PuXIM(Method):
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the class token (B, D), patch tokens and grid of (B, 3, H, W) images; one encoder for both domains."""
-        return self._headed(self.encoder(self.preprocess.normalise(images)), domain)
+        return self._headed(self.encoder(self.preprocess.normalise(images)), {domain: len(images)})
 
     @property
-    def trunk(self) -> Backbone | None:
-        """The encoder where some of it is frozen: what that gives can be stored."""
-        return self.encoder if self.encoder.frozen else None
+    def trunk(self) -> Backbone:
+        """The encoder, whose frozen part can be stored."""
+        return self.encoder
 
-    def _headed(self, seen: Features, domain: Domain) -> Features:
-        """Return class and patch tokens after the head, if there is one, with its attention."""
+    def _headed(self, seen: Features, rows: Mapping[Domain, int]) -> Features:
+        """Return class and patch tokens after the head, if there is one, with its attention; `rows` by domain."""
         if self.shared is None:
             return seen
         assert seen.tokens is not None
-        vector, tokens = self.shared(seen.vector, domain), self.shared.patches(seen.tokens, domain)
+        sizes = list(rows.values())
+        sides = list(zip(rows, seen.vector.split(sizes), seen.tokens.split(sizes), strict=True))
+        vector = torch.cat([self.shared(vectors, domain) for domain, vectors, _ in sides])
+        tokens = torch.cat([self.shared.patches(patches, domain) for domain, _, patches in sides])
         size = vector.square().mean(dim=1, keepdim=True).sqrt() + 1e-6
         attention = F.cosine_similarity(tokens.detach(), vector.detach()[:, None], dim=2)
         return Features(vector / size, tokens / size[:, None], seen.grid, attention)
@@ -179,7 +182,8 @@ class PuXIM(Method):
         images = self.preprocess.normalise(torch.cat(batch.triplet()))
         masked = self.weight_rec > 0
         attend = masked and self.masker.needs_attention and batch.photo_keep is None and self.shared is None
-        features = self._by_domain(self.encoder.with_attention(images) if attend else self.encoder(images))
+        seen = self.encoder.with_attention(images) if attend else self.encoder(images)
+        features = self._headed(seen, {"sketch": len(batch.sketch), "photo": 2 * len(batch.sketch)})
         sketch, photo, negative = features.vector.chunk(3)
         metric = triplet_loss if self.match == "mask" else cosine_triplet_loss
         margin = {"mask": 1.0, "non-mask": 0.2}[self.match] if self.margin is None else self.margin
@@ -199,21 +203,6 @@ class PuXIM(Method):
         if self.interaction is not None:
             terms["interaction"] = self.weight_int * self._interact(sequence(features.vector, tokens))
         return terms
-
-    def _by_domain(self, seen: Features) -> Features:
-        """Return `_headed` of a batch of sketches, photos and negatives."""
-        if self.shared is None:
-            return seen
-        assert seen.tokens is not None
-        count = len(seen.vector) // 3
-        sides = zip(seen.vector.split([count, 2 * count]), seen.tokens.split([count, 2 * count]), strict=True)
-        sketch, photo = (
-            self._headed(Features(vector, tokens, seen.grid), domain)
-            for (vector, tokens), domain in zip(sides, get_args(Domain), strict=True)
-        )
-        parts = (torch.cat([getattr(sketch, name), getattr(photo, name)]) for name in ("vector", "tokens", "attention"))
-        vector, tokens, attention = parts
-        return Features(vector, tokens, seen.grid, attention)
 
     def _interact(self, tokens: Tensor) -> Tensor:
         sketch, *photos = tokens.chunk(3)
@@ -236,8 +225,9 @@ class PuXIM(Method):
         objects = None
         if batch.photo_object is not None and batch.negative_object is not None:
             objects = torch.cat([batch.photo_object, batch.negative_object])
-        attention = None if features.attention is None else features.attention[len(batch.sketch) :]
-        of_photos = Features(features.vector[len(batch.sketch) :], None, features.grid, attention)
+        count = len(batch.sketch)
+        attention = None if features.attention is None else features.attention[count:]
+        of_photos = Features(features.vector[count:], None, features.grid, attention)
         keep: Tensor = self.masker(MaskRequest(photos, names, self.encoder.grid, of_photos, objects))
         return keep
 
