@@ -119,6 +119,20 @@ def test_continues_where_it_was_stopped(method, photos, tmp_path, monkeypatch):
     index.close()
 
 
+def test_an_index_without_its_list_of_photos_is_not_an_empty_one(index, photos):
+    index.close()
+    for file in index.folder.glob("photos.sqlite*"):
+        file.unlink()
+    with pytest.raises(
+        ZsbirError, match=r"lacks its list of photos: `zsbir index PHOTOS -o .*my.index`"
+    ):
+        Index.load(index.folder)
+    again = Index.load(index.folder, repair=True)
+    again.update(photos)
+    assert len(again) == len(again.store) == 12
+    again.close()
+
+
 def test_options_of_embedding_reach_it(method, photos, tmp_path, monkeypatch):
     from zsbir.search import model
 

@@ -26,7 +26,7 @@ def serve(
     Example: zsbir serve my.index --port 8000
 
     Args:
-        index: What `zsbir index` wrote.
+        index: What `zsbir index` wrote, or a link to it; once it leads to another index, that one is served.
         host: Address to bind; any but the loopback asks clients for a token.
         port: Port to bind; 0: any free one.
         token: The token; default: the environment's ZSBIR_TOKEN, or one is made and printed.
@@ -42,6 +42,7 @@ def serve(
     """
     import os
     from dataclasses import replace
+    from functools import partial
 
     from zsbir.errors import ZsbirError
     from zsbir.matchers import MATCHERS
@@ -57,12 +58,11 @@ def serve(
     settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
     for wanted in matcher:
         MATCHERS.build(wanted)  # a wrong name is refused before the work
-    opened = Index.load(index, device=str(as_device(device)))
-    offered = tuple(sorted({*opened.fitted_matchers(), *matcher} - {"cosine"}))
-    settings = replace(settings, links=None if link is None else Links(link), matchers=offered)
+    opened = Index.load(os.path.realpath(index), device=str(as_device(device)))
+    settings = replace(settings, links=None if link is None else Links(link), matchers=matcher)
 
     def ready(address: str) -> None:
         print(f"{len(opened)} photos of {index} at {address} (Ctrl-C stops)", flush=True)
 
-    run(opened, host, port, settings, Limits(size=max_upload), ready)
+    run(opened, host, port, settings, Limits(size=max_upload), ready, follow=index, say=partial(print, flush=True))
     opened.close()

@@ -125,6 +125,8 @@ class Index(Searching):
         """
         folder = Path(folder)
         record = read_record(folder)
+        if not (repair or (folder / "photos.sqlite").is_file()):
+            raise ZsbirError(f"{folder} lacks its list of photos: `zsbir index PHOTOS -o {folder}` makes it again")
         given = model if isinstance(model, Method) else load(folder / "model") if model is None else find_model(model)
         if fingerprint(given) != record["fingerprint"]:
             name = record["model"].get("name")

@@ -53,6 +53,7 @@ class Site:
 
     def __init__(self, index: Index, settings: Settings, limits: Limits) -> None:
         self.index, self.settings, self.limits = index, settings, limits
+        self.matchers = sorted({*index.fitted_matchers(), *settings.matchers} - {"cosine"})
         self.measures = Measures(lambda: len(index))
         self.bodies = Bodies(settings, limits.size)
         here = files("zsbir.search.web")
@@ -68,7 +69,7 @@ class Site:
     async def home(self, request: Request) -> Response:
         """The page."""
         values = {"text": self.index.embedder.reads_text, "originals": self.settings.originals,
-                  "matchers": self.settings.matchers}  # fmt: skip
+                  "matchers": self.matchers}  # fmt: skip
         return HTMLResponse(self.page.replace('data-can=""', f'data-can="{escape(json.dumps(values))}"'))
 
     async def search(self, request: Request) -> Response:
@@ -145,8 +146,8 @@ class Site:
         folder = None if asked.folder is None else self._folders().get(asked.folder)
         if asked.folder is not None and folder is None:
             raise RefusedError("there is no such folder in the index", 422)
-        if asked.matcher not in (None, "cosine", *self.settings.matchers):
-            raise RefusedError(f"the matchers here are {', '.join(('cosine', *self.settings.matchers))}", 422)
+        if asked.matcher not in (None, "cosine", *self.matchers):
+            raise RefusedError(f"the matchers here are {', '.join(('cosine', *self.matchers))}", 422)
         if vector is None:
             assert asked.like is not None
             return self.index.like(asked.like, asked.k, folder=folder)

@@ -39,7 +39,7 @@ class Settings:
         body_seconds: Longest time in which a body has to come.
         originals: Serve the photo files as they are, with their metadata, at ``/photo/{id}?original=1``.
         links: Where a photo's page in a photo manager is.
-        matchers: What a search may ask for beside cosine, by name.
+        matchers: What a search may ask for beside cosine and the matchers that are fitted on the index, by name.
     """
 
     token: str | None = None

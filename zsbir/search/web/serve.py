@@ -6,6 +6,8 @@ import math
 import secrets
 import socket
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from zsbir.errors import ZsbirError
 from zsbir.search.index import Index
@@ -47,6 +49,8 @@ def serve(
     settings: Settings | None = None,
     limits: Limits | None = None,
     ready: Callable[[str], None] = lambda address: None,
+    follow: Path | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> None:
     """Serve an index until interrupted.
 
@@ -57,12 +61,15 @@ def serve(
         settings: See `settings_for`, which makes the default.
         limits: Of uploads.
         ready: Called with the page's address once the port accepts.
+        follow: A path to the index: once it leads to another one, that is served, with the same settings.
+        say: Called with a line when that happens.
 
     Raises:
         ZsbirError: If Starlette or uvicorn is not installed, or the port cannot be bound.
     """
     try:
         from zsbir.search.web.app import create_app
+        from zsbir.search.web.latest import Latest
         from zsbir.search.web.server import Server
     except ImportError as error:
         raise ZsbirError(f"serving needs the package {error.name}: run `pip install 'zsbir[web]'`") from None
@@ -77,7 +84,13 @@ def serve(
         name = reachable(host)
         query = f"/?token={settings.token}" if settings.token else "/"
         address = f"http://{f'[{name}]' if ':' in name else name}:{bound.getsockname()[1]}{query}"
-        Server(create_app(index, settings, limits), lambda: ready(address)).run(sockets=[bound])
+        latest = Latest(index, follow or index.folder, partial(create_app, settings=settings, limits=limits), say)
+        if follow is not None:
+            latest.watch()
+        try:
+            Server(latest, lambda: ready(address)).run(sockets=[bound])
+        finally:
+            latest.end()
 
 
 def reachable(host: str) -> str:
