@@ -123,9 +123,7 @@ def test_an_index_without_its_list_of_photos_is_not_an_empty_one(index, photos):
     index.close()
     for file in index.folder.glob("photos.sqlite*"):
         file.unlink()
-    with pytest.raises(
-        ZsbirError, match=r"lacks its list of photos: `zsbir index PHOTOS -o .*my.index`"
-    ):
+    with pytest.raises(ZsbirError, match=r"lacks its list of photos: `zsbir index PHOTOS -o .*my.index`"):
         Index.load(index.folder)
     again = Index.load(index.folder, repair=True)
     again.update(photos)
