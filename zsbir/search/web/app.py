@@ -56,9 +56,9 @@ class Site:
         self.matchers = sorted({*index.fitted_matchers(), *settings.matchers} - {"cosine"})
         self.measures = Measures(lambda: len(index))
         self.bodies = Bodies(settings, limits.size)
-        here = files("zsbir.search.web")
-        self.page = here.joinpath("page.html").read_text(encoding="utf-8")
-        self.description = here.joinpath("openapi.json").read_bytes()
+        # The page's style and script lie in files of their own, and are sent in it.
+        self.page = re.sub(r"(?<=>)page\.(css|js)(?=<)", lambda name: f"\n{_file(name[0])}", _file("page.html"))
+        self.description = _file("openapi.json")
         self._thumbnails: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._places = asyncio.Semaphore(2)
@@ -199,6 +199,10 @@ class Site:
             while len(self._thumbnails) > _KEPT:
                 self._thumbnails.popitem(last=False)
         return kept
+
+
+def _file(name: str) -> str:
+    return files("zsbir.search.web").joinpath(name).read_text(encoding="utf-8")
 
 
 def _thumbnail(path: str, side: int) -> bytes:
