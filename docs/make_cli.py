@@ -82,7 +82,8 @@ def tables(function: Callable[..., Any]) -> Iterator[str]:
     for name, parameter in inspect.signature(function).parameters.items():
         group = parameter.default
         if is_dataclass(group) and not isinstance(group, type):
-            docs = {p.arg_name: p.description or "" for p in parse(type(group).__doc__ or "").params}
+            docs = {p.arg_name: p.description or "" for kind in reversed(type(group).__mro__)
+                    for p in parse(kind.__doc__ or "").params}  # fmt: skip
             kinds = typing.get_type_hints(type(group), include_extras=True)
             inner = [row(f.name, kinds[f.name], f.default, docs[f.name]) for f in fields(group)]
             groups.append("\n".join([f"{said[name]}\n", head, *inner]))

@@ -14,6 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, PositionalMetavarFromFieldName
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.extras import subcommand_cli_from_dict
+
 from zsbir.errors import ZsbirError
 from zsbir.registry import close_matches, import_file
 
@@ -41,6 +46,8 @@ REPEATABLE = ("--protocol", "--track")
 _RENAMED = {"list": "listing", "map": "mapping"}
 """A module called as a built-in would hide it in this one."""
 
+_STYLE: tuple[Any, ...] = OmitArgPrefixes, PositionalMetavarFromFieldName
+
 
 def _command(name: str) -> Callable[..., Any] | dict[str, Callable[..., Any]]:
     place = _RENAMED.get(name, name)
@@ -64,15 +71,11 @@ def _shown(name: str) -> Callable[[], None]:
 
 
 def _run(name: str, args: Sequence[str]) -> Any:
-    from tyro.extras import subcommand_cli_from_dict
-
     _refuse_repeated(args)
     command = _command(name)
-    options: dict[str, Any] = {"prog": f"zsbir {name}", "config": _style(), "registry": _plain_optional()}
+    options: dict[str, Any] = {"prog": f"zsbir {name}", "config": _STYLE, "registry": _plain_optional()}
     if isinstance(command, dict):
         return subcommand_cli_from_dict(command, args=args or ["--help"], **options)
-    import tyro
-
     return tyro.cli(command, args=args, **options)
 
 
@@ -84,16 +87,8 @@ def _refuse_repeated(args: Sequence[str]) -> None:
             raise ZsbirError(f"{option} is given twice: leave one out, or put all its values behind one {option}")
 
 
-def _style() -> tuple[Any, ...]:
-    from tyro.conf import OmitArgPrefixes, PositionalMetavarFromFieldName
-
-    return OmitArgPrefixes, PositionalMetavarFromFieldName
-
-
 def _plain_optional() -> Any:
     """Return tyro's rules with one more: an optional value's help says ``PATH``, not ``{None}|PATH``."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -114,8 +109,6 @@ def _plain_optional() -> Any:
 
 
 def _overview(args: Sequence[str]) -> Any:
-    from tyro.extras import subcommand_cli_from_dict
-
     table = {name: _shown(name) for name in COMMANDS}
     text = (
         "Zero-shot sketch-based image retrieval: find photos by drawing. Start with `zsbir quickstart`; "
@@ -144,32 +137,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise ZsbirError(f"there is no command {args[0]!r}. {close_matches(args[0], list(COMMANDS))}")
         if any(word.startswith(("--tyro-print-completion", "--tyro-write-completion")) for word in args):
-            from tyro.conf import OmitSubcommandPrefixes
-
             from zsbir.cli._completion import complete
 
             commands = {name: _command(name) for name in COMMANDS}
-            config = (*_style(), OmitSubcommandPrefixes)
-            return complete(args, commands, config=config, registry=_plain_optional())
+            return complete(args, commands, config=(*_STYLE, OmitSubcommandPrefixes), registry=_plain_optional())
         result = _run(args[0], args[1:]) if args and args[0] in COMMANDS else _overview(args or ["--help"])
         return result if isinstance(result, int) else 0
-    except ZsbirError as error:
-        if debug:
-            raise
-        print(f"zsbir: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the end, which another Ctrl-C would only litter
-        return 130
     except BrokenPipeError:
         return 141
-    except OSError as error:  # a name too long, a folder that may not be read, a full disk
+    except (ZsbirError, OSError, KeyboardInterrupt) as error:
         if debug:
             raise
-        where = f"{str(error.filename)[:200]}: " if error.filename else ""
-        print(f"zsbir: {where}{error.strerror or error}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the end is left, and another Ctrl-C would litter it
+            return 130
+        said = str(error)
+        if isinstance(error, OSError):  # a name too long, a folder that may not be read, a full disk
+            said = (f"{str(error.filename)[:200]}: " if error.filename else "") + (error.strerror or said)
+        print(f"zsbir: {said}", file=sys.stderr)
         return 2
 
 

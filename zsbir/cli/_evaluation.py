@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zsbir.cli._groups import DataOptions, ModelOptions, WorkOptions, refuse
+from zsbir.cli._options import DataOptions, NamedOptions, WorkOptions, assignments, free_folder, published_for, refuse
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Model:
         """Return the part's images, of the sketches those chosen; raises ZsbirError if the part is empty."""
         import numpy as np
 
-        split = self.dataset.test if self.part == "test" else self.dataset.validation
+        split: Split = getattr(self.dataset, self.part)
         if not split.classes:
             raise ZsbirError(f"{self.folder} held out no validation classes: leave out --part for its test classes")
         if choose is None:
@@ -58,11 +58,9 @@ class Model:
             self.method if method is None else method,
             self.dataset,
             replace(split, sketches=sketches, photos=photos),
-            device=work.device,
-            batch_size=work.batch_size,
-            workers=2 if work.workers is None else work.workers,
             progress=is_first(),
             tokens=tokens,
+            **work.options(),
         )
         return gather_embeddings(queries), _on(work.device, gather_embeddings(gallery))
 
@@ -76,7 +74,7 @@ class Model:
         return METHODS.build(spec)
 
 
-def find_model(path: Path, part: Part, data: DataOptions = DataOptions(), model: ModelOptions | None = None) -> Model:
+def find_model(path: Path, part: Part, data: DataOptions = DataOptions(), model: NamedOptions | None = None) -> Model:
     """Return the method and dataset of a run or, with `model`, of a method's name; raises ZsbirError for neither."""
     import zsbir
     from zsbir.engine.run import dataset_of, read_run
@@ -95,7 +93,7 @@ def find_model(path: Path, part: Part, data: DataOptions = DataOptions(), model:
             f"{path} is nothing to evaluate: give a run folder (with run.json), or a folder of embeddings (with "
             "queries and gallery as .safetensors, .npz or .npy)"
         )
-    given = vars(data) | vars(model or ModelOptions()) | {"root": None}
+    given = vars(data) | vars(model or NamedOptions()) | {"root": None}
     refuse(given, f"{path} is a run, which has its dataset and its method")
     run, method = read_run(folder), zsbir.load(path)
     dataset = dataset_of(run, data.root)
@@ -103,16 +101,52 @@ def find_model(path: Path, part: Part, data: DataOptions = DataOptions(), model:
     return Model(folder, method, dataset, part, run["method"], run["seed"], notes)
 
 
-def _named(name: str, part: Part, data: DataOptions, model: ModelOptions) -> Model:
+def _named(name: str, part: Part, data: DataOptions, model: NamedOptions) -> Model:
     import torch
 
-    from zsbir.cli._options import build_method
-
-    dataset = data.build(f"{name} is a method: name the dataset to evaluate it on with --dataset")
+    dataset = _dataset(name, data)
     torch.manual_seed(0)
-    method = build_method(name, dataset.train.classes, not model.no_pretrained, model.weights, model.arguments())
+    method = model.build(name, dataset.train.classes, assignments(model.set_method, "--set-method"), "--set-method")
     notes = (*_notes(dataset, method, part, {}), *(() if name == "frozen" else ("as built, not trained",)))
     return Model(Path("evaluations") / f"{name}-{data.dataset}", method, dataset, part, method.spec, 0, notes)
+
+
+def _dataset(name: str, data: DataOptions) -> Dataset:
+    if data.dataset is None:
+        raise ZsbirError(f"{name} is a method: name the dataset to evaluate it on with --dataset")
+    return data.open(data.dataset, data.validation)
+
+
+def run_of_weights(name: str, model: NamedOptions, data: DataOptions, out: Path | None) -> Path:
+    """Write a run folder with an authors' weights, built as published, and return it: a run like one's own.
+
+    Args:
+        name: The method whose checkpoint it is.
+        model: With the weights.
+        data: With the dataset to evaluate on.
+        out: The folder; None: a new one in ``runs``.
+
+    Raises:
+        ZsbirError: If there is no dataset, the folder is taken, or the weights do not fit.
+    """
+    from zsbir.engine.run import claim, write_run
+    from zsbir.methods import METHODS
+    from zsbir.methods.released import load_released
+
+    refuse({"no_pretrained": model.no_pretrained}, "the checkpoint has all weights")
+    dataset = _dataset(name, data)
+    assert model.weights is not None  # that is why this is called
+    folder = out or free_folder(Path("runs"), f"{name}-released-{data.dataset}")
+    published = {"published": True} if "published" in METHODS.parameters(name) else {}
+    published |= published_for(name, str(data.dataset)) | assignments(model.set_method, "--set-method")
+    bare = replace(model, weights=None, no_pretrained=True)
+    method = bare.build(name, dataset.train.classes, published, "--set-method")
+    said = load_released(method, model.weights)
+    print(said)
+    claim(folder)
+    method.save(folder / "best")
+    write_run(folder, method, dataset, method.recipe, 0, {"released": said})
+    return folder
 
 
 @dataclass(frozen=True)
@@ -134,7 +168,7 @@ def find_subject(
     matcher: Mapping[str, Any] | None,
     work: WorkOptions,
     data: DataOptions = DataOptions(),
-    model: ModelOptions | None = None,
+    model: NamedOptions | None = None,
     choose: Choose | None = None,
 ) -> Subject:
     """Load embeddings, or a model, and embed its dataset: of the sketches those whose positions `choose` gives.
@@ -148,7 +182,7 @@ def find_subject(
     from zsbir.matchers import MATCHERS
 
     if is_pair(path):
-        given = vars(data) | vars(model or ModelOptions()) | vars(work)
+        given = vars(data) | vars(model or NamedOptions()) | vars(work)
         given |= {"root": None, "device": None, "part": part != "test"}
         refuse(given, f"{path} holds embeddings, which were made before")
         return _saved(path, matcher, work, data.root, choose)
@@ -156,7 +190,7 @@ def find_subject(
     built = MATCHERS.build(found.method.matcher if matcher is None else matcher)
     split = found.split(choose)
     sides = found.embed(split, work, tokens=built.needs_tokens)
-    return Subject(found.folder, *sides, built, found.notes, _openers(found.dataset, split), found)
+    return Subject(found.folder, *sides, built, found.notes, openers_of(found.dataset, split), found)
 
 
 def _saved(
@@ -177,7 +211,7 @@ def _saved(
     else:
         try:
             dataset = DATASETS.build(meta["dataset"], **({} if root is None else {"root": str(root)}))
-            openers = _openers(dataset, dataset.test)
+            openers = openers_of(dataset, dataset.test)
         except ZsbirError:
             if root is not None:  # else the images are not here, and are not shown
                 raise
@@ -191,7 +225,7 @@ def _saved(
     )
 
 
-def _openers(dataset: Dataset, split: Split) -> tuple[Opener, Opener]:
+def openers_of(dataset: Dataset, split: Split) -> tuple[Opener, Opener]:
     def opener(records: Records) -> Opener:
         return lambda path: dataset.open(str(records.root / path))
 

@@ -1,11 +1,14 @@
-"""From ``key=value`` words and common options to specs."""
+"""Options that several commands share, and what they give."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, arg
 
 from zsbir.data import DATASETS
 from zsbir.errors import ZsbirError
@@ -14,6 +17,168 @@ from zsbir.methods import METHODS
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
     from zsbir.methods.base import Method
+
+
+def default(said: str) -> Any:
+    """Say in the help what an option that is not given means."""
+    return arg(help_behavior_hint=f"(default: {said})")
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where a dataset is, and which classes are unseen.
+
+    Attributes:
+        root: The dataset's folder; of a run, where it is now.
+        unseen: Test classes for the dataset `folder`: names with commas, or how many.
+        split: A split manifest from `zsbir datasets split`.
+        set_data: Further arguments of the dataset: key=value ..., such as file=my.csv for `table`.
+    """
+
+    root: Path | None = None
+    unseen: str | None = None
+    split: Path | None = None
+    set_data: tuple[str, ...] = ()
+
+    def open(self, name: str, validation: float | None = None, **more: Any) -> Dataset:
+        """Build the dataset with what is given; raises ZsbirError for what it does not know or what it lacks."""
+        own = {"unseen": self.unseen, "validation": validation, **more}
+        own |= {key: str(file.absolute()) for key, file in (("root", self.root), ("split", self.split)) if file}
+        arguments = given(own)
+        if self.unseen is not None and self.unseen.isdigit():
+            arguments["unseen"] = int(self.unseen)
+        if validation is not None and validation >= 1:
+            arguments["validation"] = int(validation)
+        arguments = joined(arguments, assignments(self.set_data, "--set-data"), "--set-data")
+        if isinstance(arguments.get("file"), str):
+            arguments["file"] = str(Path(arguments["file"]).absolute())  # the run works from any folder
+        for needed, option in (("root", "--root DIR"), ("file", "--set-data file=FILE")):
+            parameter = DATASETS.parameters(name).get(needed)
+            if parameter is not None and parameter.default is parameter.empty and needed not in arguments:
+                raise ZsbirError(f"say where the data set {name} is: {option}")
+        return DATASETS.build(name, **arguments)
+
+
+@dataclass(frozen=True)
+class DataOptions(PlaceOptions):
+    """A dataset; a run has its own.
+
+    Attributes:
+        dataset: A dataset's name, see `zsbir list`; if none is named, training takes openmoji.
+        validation: Seen classes to hold out for model selection: a number, or a share below 1; 0: none; default: a
+            tenth of them, where there are at least 10.
+    """
+
+    dataset: str | None = None
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The parts of a method; a run has its own.
+
+    Attributes:
+        backbone: A backbone's name, or any timm model's.
+        weights: A local file with the backbone's weights, instead of a download.
+        no_pretrained: Random weights, not pretrained ones.
+    """
+
+    backbone: Annotated[str | None, default("as published")] = None
+    weights: Path | None = None
+    no_pretrained: FlagCreatePairsOff[bool] = False
+
+    def build(self, name: str, classes: tuple[str, ...], more: Mapping[str, Any], place: str) -> Method:
+        """Build a method for training on `classes`, with `more` of its arguments, from the option `place`."""
+        parameters = METHODS.parameters(name)
+        arguments = dict(more)
+        if self.backbone is not None:
+            held = arguments.get("backbone", {})
+            own = {"name": held} if isinstance(held, str) else held
+            if own.get("name", self.backbone) != self.backbone:
+                raise ZsbirError(
+                    f"backbone is given twice, by --backbone and in {place}, with different names: leave one out"
+                )
+            arguments["backbone"] = {"name": self.backbone, **own} if own.keys() - {"name"} else self.backbone
+        for key, value in list(arguments.items()):
+            usual = parameters[key].default if key in parameters else None
+            if isinstance(value, dict) and "name" not in value and isinstance(usual, str):
+                arguments[key] = {"name": usual, **value}
+        if "classes" in parameters:
+            arguments.setdefault("classes", list(classes))
+        options: dict[str, Any] = {} if self.weights is None else {"weights": str(self.weights.absolute())}
+        if self.no_pretrained or ("pretrained" in parameters and "pretrained" not in arguments):
+            options["pretrained"] = not self.no_pretrained
+        return METHODS.build(name, **joined(options, arguments, place))
+
+
+@dataclass(frozen=True)
+class NamedOptions(ModelOptions):
+    """A method by its name.
+
+    Attributes:
+        method: The method, in place of RUN.
+        weights: A file: of `frozen` the backbone's weights, else the authors' checkpoint (best.pth of puxim,
+            model_best.pth.tar of sbka, last.pth.tar of dann), of which a run folder is made.
+        set_method: Further arguments of the method: key=value ..., with dots for parts.
+    """
+
+    method: str | None = None
+    set_method: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """How images are embedded.
+
+    Attributes:
+        device: Where to run.
+        batch_size: Images a step; another number can change the last bits.
+        workers: Threads that decode images.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: Annotated[int | None, default("found on CUDA, else 32")] = None
+    workers: Annotated[int | None, default("2")] = None
+
+    def __post_init__(self) -> None:
+        at_least(batch_size=(self.batch_size, 1), workers=(self.workers, 0))
+
+    def options(self) -> dict[str, Any]:
+        """Return them as the functions that embed images take them."""
+        return {**vars(self), "workers": 2 if self.workers is None else self.workers}
+
+
+@dataclass(frozen=True)
+class SpeedOptions(WorkOptions):
+    """How images are embedded, and what is traded for speed.
+
+    Attributes:
+        precision: Mixed precision of the model.
+        decode: What decodes JPEG files: the processor, or the device that runs the model, a GPU (nvJPEG).
+    """
+
+    precision: Literal["no", "bf16"] = "no"
+    decode: Literal["cpu", "device"] = "cpu"
+
+
+def at_least(**options: tuple[int | None, int]) -> None:
+    """Raise ZsbirError if one of the options, each a value and the smallest that it may have, is too small."""
+    for name, (value, least) in options.items():
+        if value is not None and value < least:
+            raise ZsbirError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that differ from their default, here None, False or nothing."""
+    # By identity: 0 is a value.
+    return {name: value for name, value in options.items() if not any(value is unset for unset in (None, False, ()))}
+
+
+def refuse(options: Mapping[str, Any], why: str) -> None:
+    """Raise ZsbirError if one of the options is given; a name in capitals is a command's positional."""
+    named = [name if name.isupper() else f"--{name.replace('_', '-')}" for name in given(options)]
+    if named:
+        raise ZsbirError(f"{why}: leave out {', '.join(named)}")
 
 
 def assignments(words: Iterable[str], option: str) -> dict[str, Any]:
@@ -73,61 +238,13 @@ def joined(options: Mapping[str, Any], more: Mapping[str, Any], place: str) -> d
     return {**options, **more}
 
 
-def build_dataset(
-    name: str,
-    root: Path | None = None,
-    unseen: str | None = None,
-    validation: float | None = None,
-    split: Path | None = None,
-    more: Mapping[str, Any] | None = None,
-) -> Dataset:
-    """Build a dataset from the common options; those the dataset does not know are refused by name."""
-    given: dict[str, Any] = {
-        "root": None if root is None else str(root.absolute()), "unseen": unseen, "validation": validation,
-        "split": None if split is None else str(split.absolute()),
-    }  # fmt: skip
-    arguments = {key: value for key, value in given.items() if value is not None}
-    if isinstance(arguments.get("unseen"), str):
-        arguments["unseen"] = int(arguments["unseen"]) if arguments["unseen"].isdigit() else arguments["unseen"]
-    if validation is not None and validation >= 1:
-        arguments["validation"] = int(validation)
-    arguments = joined(arguments, more or {}, "--set-data")
-    if isinstance(arguments.get("file"), str):
-        arguments["file"] = str(Path(arguments["file"]).absolute())  # the run works from any folder
-    for needed, option in (("root", "--root DIR"), ("file", "--set-data file=FILE")):
-        parameter = DATASETS.parameters(name).get(needed)
-        if parameter is not None and parameter.default is parameter.empty and needed not in arguments:
-            raise ZsbirError(f"say where the data set {name} is: {option}")
-    return DATASETS.build(name, **arguments)
-
-
-def build_method(
-    name: str,
-    classes: tuple[str, ...],
-    pretrained: bool,
-    weights: Path | None = None,
-    more: Mapping[str, Any] | None = None,
-    backbone: str | None = None,
-) -> Method:
-    """Build a method for training on `classes`, with the arguments that its constructor has."""
-    parameters = METHODS.parameters(name)
-    arguments: dict[str, Any] = dict(more or {})
-    if backbone is not None:
-        held = arguments.get("backbone", {})
-        own = {"name": held} if isinstance(held, str) else held
-        if own.get("name", backbone) != backbone:
-            raise ZsbirError("backbone is given twice, by --backbone and in --set, with different names: leave one out")
-        arguments["backbone"] = {"name": backbone, **own} if own.keys() - {"name"} else backbone
-    for key, value in list(arguments.items()):
-        default = parameters[key].default if key in parameters else None
-        if isinstance(value, dict) and "name" not in value and isinstance(default, str):
-            arguments[key] = {"name": default, **value}
-    if "classes" in parameters:
-        arguments.setdefault("classes", list(classes))
-    options: dict[str, Any] = {} if weights is None else {"weights": str(weights.absolute())}
-    if not pretrained or ("pretrained" in parameters and "pretrained" not in arguments):
-        options["pretrained"] = pretrained
-    return METHODS.build(name, **joined(options, arguments, "--set"))
+def matcher_spec(name: str | None, words: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the spec of --matcher and --set; None: the method's own matcher."""
+    if name is None:
+        if words:
+            raise ZsbirError("--set gives arguments to a matcher: name it with --matcher")
+        return None
+    return {"name": name, **assignments(words, "--set")}
 
 
 def published_for(method: str, dataset: str) -> dict[str, Any]:
@@ -142,3 +259,11 @@ def free_folder(parent: Path, name: str) -> Path:
     while (parent / f"{name}-{number}").exists():
         number += 1
     return parent / f"{name}-{number}"
+
+
+def print_skipped(skipped: Sequence[tuple[str, str]], rest: str = "") -> None:
+    """Print the first 20 files that were skipped, each with the reason, and how many more there are."""
+    for path, reason in skipped[:20]:
+        print(f"skipped {path}: {reason}")
+    if len(skipped) > 20:
+        print(f"... and {len(skipped) - 20} more{rest}")

@@ -7,6 +7,9 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from zsbir.cli._options import at_least
+from zsbir.errors import ZsbirError
+
 
 def compare(
     run_a: Annotated[Path | None, Positional] = None,
@@ -39,15 +42,13 @@ def compare(
     """
     from dataclasses import asdict
 
-    from zsbir.errors import ZsbirError
     from zsbir.evaluation.comparison import compare_saved, load_per_query
     from zsbir.files import write_json, writing
 
     if run_a is None or run_b is None:
         named = "none was" if run_a is None else f"only {run_a} was"
         raise ZsbirError(f"compare takes two evaluated runs, and {named} named: add the other one")
-    if classes < 0:
-        raise ZsbirError(f"--classes is how many winners and losers to print, 0 or more, not {classes}")
+    at_least(classes=(classes, 0))
     found = compare_saved(load_per_query(run_a), load_per_query(run_b), protocol, metric, permutations, resamples, seed)
     for note in found.notes:
         print(f"note: {note}")

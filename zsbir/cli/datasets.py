@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
+
+from zsbir.cli._options import PlaceOptions, refuse
 
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
@@ -67,14 +70,11 @@ def info(name: Annotated[str, Positional], json: bool = False) -> None:
 
 def check(
     name: Annotated[str, Positional],
-    root: Path | None = None,
     decode: bool = False,
     source: Literal["auto", "lists", "folders"] = "auto",
-    unseen: str | None = None,
-    split: Path | None = None,
-    set_data: tuple[str, ...] = (),
     workers: int | None = None,
     json: bool = False,
+    place: PlaceOptions = PlaceOptions(),
 ) -> int:
     """Check a data set on the disk: counts, missing and broken files, duplicates; writes nothing. Exit code 0 or 1.
 
@@ -82,30 +82,26 @@ def check(
 
     Args:
         name: A data set's name, see `zsbir datasets list`.
-        root: Its folder.
         decode: Decode every image too.
         source: Read a published benchmark from its list files, its class folders, or what is there.
-        unseen: Test classes for the data set `folder`: names with commas, or how many (default: 1).
-        split: A split file to check instead.
-        set_data: Further arguments of the data set, key=value ...: file=my.csv for `table`.
         workers: Processes; default: one for each core.
         json: Print JSON.
+        place: Where it is; with --split, what that file says is checked.
     """
     from zsbir.data.check import check_dataset, check_reading
     from zsbir.data.datasets.published import published_names, read_published
     from zsbir.errors import ZsbirError
 
     options: dict[str, Any] = {"decode": decode, "workers": workers}
-    if name in published_names() and split is None:
-        if root is None:
+    if name in published_names() and place.split is None:
+        if place.root is None:
             raise ZsbirError(f"say where the data set {name} is: --root DIR")
-        if unseen is not None or set_data:
-            raise ZsbirError(f"{name} says which classes are unseen: leave out --unseen and --set-data")
-        report = check_reading(name, root, read_published(name, root, source), **options)
+        refuse({"unseen": place.unseen, "set_data": place.set_data}, f"{name} says which classes are unseen")
+        report = check_reading(name, place.root, read_published(name, place.root, source), **options)
     else:
         if source != "auto":
             raise ZsbirError("--source is for a published benchmark without a split file: leave it out")
-        report = check_dataset(name, _any_split(name, root, unseen, split, set_data), **options)
+        report = check_dataset(name, _any_split(name, place), **options)
     print(json_module.dumps(report.as_json(), indent=2) if json else report.table())
     return 0 if report.ok else 1
 
@@ -131,10 +127,9 @@ def split(
         output: The file to write.
         dataset: Any data set's name, to write down what it has.
     """
-    from zsbir.cli._options import build_dataset
     from zsbir.data.manifest import write_manifest
 
-    built = build_dataset(dataset, root, unseen, validation, more={"seed": seed})
+    built = PlaceOptions(root, unseen).open(dataset, validation, seed=seed)
     manifest = built.manifest()
     write_manifest(manifest, output)
     for part, names in manifest["classes"].items():
@@ -146,14 +141,11 @@ def split(
 def cache(
     name: Annotated[str, Positional],
     folder: Path,
-    root: Path | None = None,
     size: int = 224,
     sketch: str = "squash",
     photo: str = "squash",
-    unseen: str | None = None,
-    split: Path | None = None,
-    set_data: tuple[str, ...] = (),
     workers: int | None = None,
+    place: PlaceOptions = PlaceOptions(),
 ) -> int:
     """Decode and resize every image once into a cache folder, so that training need not. Exit code 1 if some failed.
 
@@ -162,18 +154,15 @@ def cache(
     Args:
         name: A data set's name, see `zsbir datasets list`.
         folder: Where the cache is; it needs 3 * size² bytes an image.
-        root: The data set's folder.
         size: Side of the images in pixels, that of the backbone.
         sketch: How a sketch becomes a square: squash, bicubic, pad-black, crop-pad or crop-pad-released (puxim).
         photo: How a photo becomes a square, likewise: squash, or bicubic (puxim).
-        unseen: Test classes for the data set `folder` (all classes are cached).
-        split: A split file.
-        set_data: Further arguments of the data set, key=value ...: file=my.csv for `table`.
         workers: Processes; default: one for each core.
+        place: Where it is; all classes are cached, unseen or not.
     """
     from zsbir.data.cache import fill_cache
 
-    built = _any_split(name, root, unseen, split, set_data)
+    built = _any_split(name, place)
     made, total, problems = fill_cache(built, folder, size, sketch, photo, workers)
     for problem in problems[:20]:
         print(problem)
@@ -181,14 +170,10 @@ def cache(
     return 1 if problems else 0
 
 
-def _any_split(name: str, root: Path | None, unseen: str | None, split: Path | None, words: tuple[str, ...]) -> Dataset:
-    """Open a data set of which all classes are wanted, so that it does not matter which are unseen."""
-    from zsbir.cli._options import assignments, build_dataset
-
-    more = assignments(words, "--set-data")
-    if split is None and unseen is None and "unseen" not in more and name == "folder":
-        unseen = "1"
-    return build_dataset(name, root, unseen, split=split, more=more)
+def _any_split(name: str, place: PlaceOptions) -> Dataset:
+    """Open a data set for all its classes: `folder`, which needs unseen ones, then takes any."""
+    named = place.split or place.unseen or any(word.startswith("unseen=") for word in place.set_data)
+    return (replace(place, unseen="1") if name == "folder" and not named else place).open(name)
 
 
 COMMANDS = {"list": list_, "info": info, "check": check, "split": split, "cache": cache}

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from zsbir.cli._options import SpeedOptions, at_least, print_skipped
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
     from zsbir.engine.shards import Job, Parts
     from zsbir.methods.base import Method
-    from zsbir.types import Domain
+    from zsbir.types import Domain, Split
 
 Part = Literal["test", "validation", "train"]
 MERGED_AT_MOST = 5_000_000
@@ -27,16 +28,12 @@ def embed(
     part: Part = "test",
     shard: str | None = None,
     block: int = 2048,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int | None = None,
-    workers: int = 2,
     threads: int = 1,
     cache: Path | None = None,
-    precision: Literal["no", "bf16"] = "no",
-    decode: Literal["cpu", "device"] = "cpu",
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     actors: int = 2,
+    work: SpeedOptions = SpeedOptions(),
 ) -> None:
     """Embed images, or a part of a run's dataset (vectors, labels, paths: safetensors and JSON).
 
@@ -55,17 +52,12 @@ def embed(
         part: Which part of the run's dataset; test = the unseen classes.
         shard: Do this share of the work only, such as 3/8.
         block: Images in a part file, where the source is single files; a tar file or table is a part.
-        device: Where to run.
-        batch_size: Images a step; default: on CUDA what its memory takes, which is found, else 32. Another number can
-            change the last bits.
-        workers: Threads that decode images.
         threads: Processor threads that compute, in each process; another number can change the last bits.
         cache: A folder for decoded images.
-        precision: Mixed precision of the model.
-        decode: What decodes JPEG files: the processor, or the device that runs the model, a GPU (nvJPEG).
         engine: Who hands out the parts: this process, or Ray.
         address: A Ray cluster, such as auto; default: Ray is started on this machine.
         actors: Processes of Ray that hold the model.
+        work: How images are embedded.
     """
     import os
     from functools import partial
@@ -77,9 +69,7 @@ def embed(
     from zsbir.methods.embedding import as_device
     from zsbir.search.model import find_model, fingerprint
 
-    for name, value, least in (("batch-size", batch_size, 1), ("threads", threads, 1), ("workers", workers, 0)):
-        if value is not None and value < least:
-            raise ZsbirError(f"--{name} {value} must be at least {least}")
+    at_least(threads=(threads, 1))
     if photos is None and domain != "photo":
         raise ZsbirError("--domain is for the images of --photos: a run's dataset knows its own")
     if photos is not None and part != "test":
@@ -89,7 +79,7 @@ def embed(
     if engine == "local" and (address is not None or actors != 2):
         raise ZsbirError("--address and --actors are for --engine ray")
     share = Share.here(shard)
-    where = str(as_device(device))
+    where = str(as_device(work.device))
     if where == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     before = torch.get_num_threads()
@@ -100,12 +90,11 @@ def embed(
         else:
             jobs, method = [_photo_job(photos, domain, block)], find_model(model)
         settings = {
-            "device": where, "batch_size": batch_size, "block": block, "threads": threads if where == "cpu" else None,
-            "precision": precision, "decode": decode,
+            "device": where, "batch_size": work.batch_size, "block": block, "precision": work.precision,
+            "threads": threads if where == "cpu" else None, "decode": work.decode,
         }  # fmt: skip
         known = fingerprint(method)
-        options = {"device": where, "batch_size": batch_size, "workers": workers, "cache": cache,
-                   "precision": precision, "decode": decode}  # fmt: skip
+        options = {**work.options(), "device": where, "cache": cache}
         parts = [Parts(job, out, known, settings) for job in jobs]
         if engine == "ray":
             from zsbir.engine.on_ray import embed_on_ray
@@ -144,7 +133,7 @@ def _run_jobs(run: Path, part: Part, block: int) -> tuple[list[Job], Method]:
 
     folder = run if (run / "run.json").is_file() else run.parent
     dataset = zsbir.DATASETS.build(read_run(folder)["dataset"])
-    split = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}[part]
+    split: Split = getattr(dataset, part)
     if not len(split.sketches) or not len(split.photos):
         raise ZsbirError(f"the run {folder} has no {part} images to embed")
     meta = dataset_meta(dataset)
@@ -175,10 +164,7 @@ def _finish(parts: list[Parts], method: Method, out: Path) -> None:
             continue
         merged = some.merge(method)
         skipped = merged.meta["skipped"]
-        for path, reason in skipped[:20]:
-            print(f"skipped {path}: {reason}")
-        if len(skipped) > 20:
-            print(f"... and {len(skipped) - 20} more, all in {some.job.name}.json")
+        print_skipped(skipped, f", all in {some.job.name}.json")
         print(f"{len(merged)} vectors in {out / some.job.name}.safetensors, {len(skipped)} images skipped")
     if len(parts) > 1:
         print(f"next: zsbir evaluate {out}")

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from zsbir.cli._evaluation import Subject, find_subject
-from zsbir.cli._groups import DataOptions, ModelOptions, WorkOptions, matcher_spec, refuse
-from zsbir.cli._maps import MapOf, report_map
-from zsbir.cli._released import run_of_weights
+from zsbir.cli._evaluation import Part, Subject, find_subject, run_of_weights
+from zsbir.cli._options import DataOptions, NamedOptions, WorkOptions, matcher_spec, refuse
+from zsbir.cli.mapping import MapOf, report_map
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
@@ -57,13 +56,13 @@ def evaluate(
     setting: Setting = "zero-shot",
     ks: Annotated[tuple[int, ...], arg(help_behavior_hint="(default: 100 200; fine-grained: 1 5 10)")] = (),
     bits: Annotated[int | None, arg(help_behavior_hint="(default: 64)")] = None,
-    part: Literal["test", "validation"] = "test",
+    part: Part = "test",
     seeds: bool = False,
     out: Annotated[Path | None, arg(help_behavior_hint="(default: RUN/evaluation)")] = None,
     seed: int = 0,
     report: ReportOptions = ReportOptions(),
     data: DataOptions = DataOptions(),
-    model: ModelOptions = ModelOptions(),
+    model: NamedOptions = NamedOptions(),
     work: WorkOptions = WorkOptions(),
 ) -> None:
     """Evaluate runs, a method by name, or embeddings; write report.json, report.md, report.html, print the results.
@@ -101,7 +100,7 @@ def evaluate(
     _check(run, protocol, matcher, setting, bits, seeds, report)
     if model.weights is not None and len(run) == 1 and str(run[0]) in METHODS and str(run[0]) != "frozen":
         run, out = (run_of_weights(str(run[0]), model, data, out),), None
-        data, model = DataOptions(), ModelOptions()
+        data, model = DataOptions(), NamedOptions()
     if out is not None:  # made before the work
         with writing("report", out):
             out.mkdir(parents=True, exist_ok=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from zsbir.cli._options import SpeedOptions, assignments, print_skipped
+from zsbir.errors import ZsbirError
 
 
 def index(
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    out: Annotated[Path, arg(aliases=["-o"])],
     photos: Annotated[Path | None, Positional] = None,
-    model: Annotated[str | None, tyro.conf.arg(aliases=["--backbone"])] = None,
+    model: Annotated[str | None, arg(aliases=["--backbone"])] = None,
     store: str | None = None,
     set: tuple[str, ...] = (),
     matcher: str | None = None,
@@ -21,11 +23,7 @@ def index(
     remove: tuple[str, ...] = (),
     prune: bool = False,
     links: bool = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    batch_size: int | None = None,
-    workers: int = 2,
-    precision: Literal["no", "bf16"] = "no",
-    decode: Literal["cpu", "device"] = "cpu",
+    work: SpeedOptions = SpeedOptions(),
 ) -> None:
     """Index a folder of photos, to find them by drawing. Run it again to continue, to add a folder, or after changes.
 
@@ -46,14 +44,8 @@ def index(
         remove: Photos, or folders with all below, to take out of the index, in place of photos to add.
         prune: Remove all photos whose files are away, also many, and those of a folder that is away.
         links: Follow links that lead out of the folder.
-        device: Where to run.
-        batch_size: Images a step; default: on CUDA what its memory takes, which is found, else 32.
-        workers: Threads that decode images.
-        precision: Mixed precision of the model.
-        decode: What decodes JPEG files: the processor, or the device that runs the model, a GPU (nvJPEG).
+        work: How images are embedded.
     """
-    from zsbir.cli._options import assignments
-    from zsbir.errors import ZsbirError
     from zsbir.matchers import MATCHERS
     from zsbir.methods.embedding import as_device
     from zsbir.search.bulk import index_embeddings, merge_indexes
@@ -61,12 +53,11 @@ def index(
     from zsbir.search.record import read_record
     from zsbir.search.stores import STORES
 
-    where = str(as_device(device))
     if matcher is not None:
         MATCHERS.build(matcher)  # a wrong name is refused before the work
     spec = {"name": store or "exact", **assignments(set, "--set")}
-    how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": True, "links": links,
-                           "precision": precision, "decode": decode}  # fmt: skip
+    how: dict[str, Any] = {**work.options(), "progress": True, "links": links}
+    where = str(as_device(how.pop("device")))
     there = (out / "index.json").is_file()
     instead = [name for name, value in (
         ("--from-embeddings", from_embeddings), ("--merge", merge), ("--remove", remove),
@@ -103,10 +94,7 @@ def index(
     if matcher is not None:
         opened.fit_matcher(matcher)
     skipped = opened.skipped()
-    for path, reason in skipped[:20]:
-        print(f"skipped {path}: {reason}")
-    if len(skipped) > 20:
-        print(f"... and {len(skipped) - 20} more")
+    print_skipped(skipped)
     print(f"{len(opened)} photos in {out}, {len(skipped)} files skipped")
     print(f"next: zsbir search {out} SKETCH.png, or draw: zsbir serve {out}")
     opened.close()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
+from zsbir.cli._options import assignments, at_least
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ def masks(
     from zsbir.files import writing
     from zsbir.maskers.base import MaskRequest
     from zsbir.maskers.picture import mask_picture
+    from zsbir.methods.embedding import as_device
 
     files = _photos(photos, limit)
     masker, encoder = _from_run(what, clip_weights) if Path(what).exists() else _by_name(
         what, backbone, pretrained, weights, clip_weights, set
     )  # fmt: skip
-    place = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    place = as_device(device)
     if encoder.grid is None:
         raise ZsbirError("masks need a backbone with patch tokens, such as --backbone vit_base_patch16_224")
     pixels = np.stack([prepare(load_image(file), encoder.image_size) for file in files])
@@ -80,8 +82,7 @@ def masks(
 def _photos(where: Path, limit: int) -> list[Path]:
     from zsbir.data.formats import kind_of
 
-    if limit < 1:
-        raise ZsbirError(f"--limit {limit} must be at least 1")
+    at_least(limit=(limit, 1))
     if where.is_file():
         return [where]
     if not where.is_dir():
@@ -110,7 +111,6 @@ def _by_name(
     name: str, backbone: str, pretrained: bool, weights: Path | None, clip_weights: str | None, words: tuple[str, ...]
 ) -> tuple[Masker, Backbone]:
     from zsbir.backbones import BACKBONES
-    from zsbir.cli._options import assignments
     from zsbir.maskers import MASKERS
     from zsbir.maskers.base import masker_spec
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from zsbir.cli._evaluation import find_subject
-from zsbir.cli._groups import DataOptions, WorkOptions, matcher_spec
+from zsbir.cli._evaluation import Part, find_subject
+from zsbir.cli._options import DataOptions, WorkOptions, at_least, matcher_spec
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def pictures(
     out: Annotated[Path, arg(aliases=["-o"])] = Path("pictures"),
     matcher: Annotated[str | None, arg(help_behavior_hint="(default: the method's own)")] = None,
     set: tuple[str, ...] = (),
-    part: Literal["test", "validation"] = "test",
+    part: Part = "test",
     cell: int = 128,
     root: Path | None = None,
     seed: Annotated[int | None, arg(help_behavior_hint="(default: 0)")] = None,
@@ -56,11 +56,7 @@ def pictures(
     from zsbir.evaluation.shown import draw_queries, find_queries
 
     spec = matcher_spec(matcher, set)
-    if top < 1 or cell < 8 or (seed or 0) < 0 or (random is not None and random < 0):
-        raise ZsbirError(
-            f"--top must be at least 1, --cell at least 8, --random and --seed at least 0, not {top}, {cell}, {random} "
-            f"and {seed}"
-        )
+    at_least(top=(top, 1), cell=(cell, 8), random=(random, 0), seed=(seed, 0))
     if not query and random == 0:
         raise ZsbirError("no sketch is asked for: name sketches with --query, or draw some with --random N")
     if out.is_file():

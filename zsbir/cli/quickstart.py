@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zsbir.cli._evaluation import openers_of
+
 if TYPE_CHECKING:
     from zsbir.data.base import Dataset
     from zsbir.engine.trainer import Trainer
@@ -29,6 +31,7 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
         epochs: Epochs of training.
     """
     from zsbir.engine.run import refuse_taken
+    from zsbir.evaluation.pictures import top_k_picture
     from zsbir.files import write_json
     from zsbir.methods.base import load
 
@@ -50,7 +53,7 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
         "protocol": "standard", "unseen_classes": len(test.classes), "chance": chance,
         "before": before.results["standard"], "after": after.results["standard"],
     })  # fmt: skip
-    _picture(after, dataset, out / "results.png")
+    top_k_picture(after.top, *openers_of(dataset, test)).save(out / "results.png")
     photos = write_photos(dataset, out / "photos")
     gain = _map(after) - _map(before)
     print(f"    mAP@all {_map(after):.3f}   ({gain:+.3f}; before {_map(before):.3f}, chance {chance:.3f})")
@@ -160,13 +163,3 @@ def _evaluate(method: Method, dataset: Dataset, workers: int) -> Report:
 
 def _map(report: Report) -> float:
     return float(report.results["standard"]["mAP@all"])
-
-
-def _picture(report: Report, dataset: Dataset, file: Path) -> None:
-    from zsbir.evaluation.pictures import top_k_picture
-
-    roots = dataset.test.sketches.root, dataset.test.photos.root
-    picture = top_k_picture(
-        report.top, lambda path: dataset.open(str(roots[0] / path)), lambda path: dataset.open(str(roots[1] / path))
-    )
-    picture.save(file)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json as json_module
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from zsbir.cli._options import matcher_spec
+from zsbir.errors import ZsbirError
 
 CANDIDATES = 1000
 
@@ -14,7 +17,7 @@ CANDIDATES = 1000
 def search(
     index: Annotated[Path, Positional],
     sketches: Annotated[tuple[Path, ...], Positional] = (),
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
+    k: Annotated[int, arg(aliases=["-k"])] = 10,
     text: str | None = None,
     mix: float = 0.5,
     matcher: str | None = None,
@@ -45,30 +48,25 @@ def search(
         model: The model for the sketches; it must be the one that made the index. Default: the index's own copy.
         device: Where to run.
     """
-    import json as json_module
-
     from PIL import Image
 
-    from zsbir.cli._options import assignments
-    from zsbir.errors import ZsbirError
+    from zsbir.files import writing
     from zsbir.methods.embedding import as_device
     from zsbir.search.index import Hit, Index
     from zsbir.search.managers import Links
+    from zsbir.search.picture import draw_hits
     from zsbir.search.query import open_query
 
     if not sketches and text is None:
         raise ZsbirError("there is nothing to search for: give sketch files, --text, or both")
-    if set and matcher is None:
-        raise ZsbirError("--set is for the matcher's settings: name it with --matcher")
+    how = matcher_spec(matcher, set) if set else matcher  # a plain name finds what is fitted on the index
     if candidates != CANDIDATES and matcher is None:
         raise ZsbirError("--candidates is for other matchers than cosine: name one with --matcher")
     if mix != 0.5 and (text is None or not sketches):
         raise ZsbirError("--mix weighs --text against the sketches: give both")
     links = None if link is None else Links(link)
     opened = Index.load(index, model, str(as_device(device)))
-    images: list[Image.Image | None] = [open_query(sketch) for sketch in sketches]
-    images = images or [None]
-    how = {"name": matcher, **assignments(set, "--set")} if matcher and set else matcher
+    images: list[Image.Image | None] = [open_query(sketch) for sketch in sketches] or [None]
     rows: list[list[Hit]] = [
         opened.search(image, k, text=text, mix=mix, matcher=how, candidates=candidates) for image in images
     ]
@@ -95,8 +93,5 @@ def search(
                 if pages.get(hit.id):
                     print(f"           {pages[hit.id]}")
     if picture is not None:
-        from zsbir.files import writing
-        from zsbir.search.picture import draw_hits
-
         with writing("picture", picture):
             draw_hits(list(zip(images, rows, strict=True))).save(picture)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from zsbir.cli._options import at_least
+
 
 def serve(
     index: Annotated[Path, Positional],
@@ -44,7 +46,6 @@ def serve(
     from dataclasses import replace
     from functools import partial
 
-    from zsbir.errors import ZsbirError
     from zsbir.matchers import MATCHERS
     from zsbir.methods.embedding import as_device
     from zsbir.search.index import Index
@@ -53,8 +54,7 @@ def serve(
     from zsbir.search.web.serve import serve as run
     from zsbir.search.web.serve import settings_for
 
-    if max_upload < 1:
-        raise ZsbirError(f"--max-upload {max_upload}: a drawing has at least one byte")
+    at_least(max_upload=(max_upload, 1))
     settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
     for wanted in matcher:
         MATCHERS.build(wanted)  # a wrong name is refused before the work

@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
-from zsbir.cli._options import assignments, build_dataset, build_method, free_folder, joined, published_for
+from zsbir.cli._options import (
+    DataOptions,
+    ModelOptions,
+    assignments,
+    default,
+    free_folder,
+    given,
+    joined,
+    published_for,
+    refuse,
+)
 from zsbir.errors import ZsbirError
 from zsbir.methods import METHODS
 from zsbir.registry import close_matches
@@ -22,50 +32,17 @@ if TYPE_CHECKING:
     from zsbir.methods.base import Method, RecipeSet
 
 
-def _default(said: str) -> Any:
-    """Say in the help what an option that is not given means."""
-    return arg(help_behavior_hint=f"(default: {said})")
-
-
-_PUBLISHED = _default("as published")
+_PUBLISHED = default("as published")
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """What to train on.
+class TrainedOptions(ModelOptions):
+    """The method's parts.
 
     Attributes:
-        dataset: A dataset's name, see `zsbir list`.
-        root: The dataset's folder; with --resume or --from, where it is now.
-        unseen: Test classes for the dataset `folder`: names with commas, or how many.
-        validation: Seen classes to hold out for model selection: a number, or a share below 1; 0: none; default: a
-            tenth of them, where there are at least 10.
-        split: A split manifest from `zsbir datasets split`.
-        set_data: Further arguments of the dataset: key=value ...
-    """
-
-    dataset: Annotated[str | None, _default("openmoji")] = None
-    root: Path | None = None
-    unseen: str | None = None
-    validation: float | None = None
-    split: Path | None = None
-    set_data: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What to train.
-
-    Attributes:
-        backbone: A backbone's name, or any timm model's.
-        no_pretrained: Start from random weights, not from pretrained ones.
-        weights: A local file with the backbone's weights, instead of a download.
         set: Further arguments of the method: key=value ..., with dots for parts (masker.ratio=0.5).
     """
 
-    backbone: Annotated[str | None, _PUBLISHED] = None
-    no_pretrained: FlagCreatePairsOff[bool] = False
-    weights: Path | None = None
     set: tuple[str, ...] = ()
 
 
@@ -102,11 +79,11 @@ class SelectionOptions:
         max_bad_images: Unreadable images to skip before giving up.
     """
 
-    select_on: Annotated[Literal["validation", "accuracy", "test", "none"] | None, _default("validation")] = None
-    validate_every: Annotated[int | None, _default("1")] = None
+    select_on: Annotated[Literal["validation", "accuracy", "test", "none"] | None, default("validation")] = None
+    validate_every: Annotated[int | None, default("1")] = None
     patience: int | None = None
     save_every: int | None = None
-    max_bad_images: Annotated[int | None, _default("20")] = None
+    max_bad_images: Annotated[int | None, default("20")] = None
 
 
 @dataclass(frozen=True)
@@ -123,24 +100,24 @@ class MachineOptions:
         track: A tracker besides metrics.jsonl: tensorboard, wandb, ...; may be given several times.
     """
 
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, _default("auto")] = None
-    precision: Annotated[Literal["no", "bf16", "fp16"] | None, _default("no")] = None
-    accumulate: Annotated[int | None, _default("1")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, default("auto")] = None
+    precision: Annotated[Literal["no", "bf16", "fp16"] | None, default("no")] = None
+    accumulate: Annotated[int | None, default("1")] = None
     speed: tuple[str, ...] = ()
-    seed: Annotated[int | None, _default("0")] = None
+    seed: Annotated[int | None, default("0")] = None
     track: UseAppendAction[tuple[str, ...]] = ()
 
 
 def train(
     method: Annotated[str | None, Positional] = None,
-    out: Annotated[Path | None, _default("runs/METHOD-DATASET-N")] = None,
+    out: Annotated[Path | None, default("runs/METHOD-DATASET-N")] = None,
     resume: Path | None = None,
     from_: Annotated[Path | None, arg(name="from")] = None,
-    workers: Annotated[int | None, _default("2")] = None,
+    workers: Annotated[int | None, default("2")] = None,
     masks: Path | None = None,
     cache: Path | None = None,
     data: DataOptions = DataOptions(),
-    model: ModelOptions = ModelOptions(),
+    model: TrainedOptions = TrainedOptions(),
     recipe: RecipeOptions = RecipeOptions(),
     selection: SelectionOptions = SelectionOptions(),
     machine: MachineOptions = MachineOptions(),
@@ -163,21 +140,22 @@ def train(
         selection: Model selection and checkpoints.
         machine: None of it changes what is trained, except the seed and the precision.
     """
-    settings = {**_given(selection), **_given(machine), **({} if workers is None else {"workers": workers})}
-    given = {k: v for group in (data, model, recipe, selection, machine) for k, v in _given(group).items()}
+    settings = given(vars(selection) | vars(machine) | {"workers": workers})
+    fixed = vars(data) | vars(model) | vars(recipe) | vars(selection) | vars(machine) | {"METHOD": method, "root": None}
+    why = "takes its settings from the run, so it cannot change them"
     if resume is not None:
-        _refuse("--resume", {**given, "method": method, "out": out, "from": from_}, but=("root",))
+        refuse({**fixed, "out": out, "from": from_}, f"--resume {why}")
         from zsbir.engine.trainer import Trainer
 
         trainer = Trainer.resume(resume, workers=workers, root=data.root)
     elif from_ is not None:
-        _refuse("--from", {**given, "method": method}, but=("root",))
+        refuse(fixed, f"--from {why}")
         trainer = _again(from_, out, workers, data.root)
     elif method is None:
         raise ZsbirError("which method? zsbir train METHOD --dataset NAME --root DIR; `zsbir list` has the names")
     elif not getattr(METHODS.get(method), "trains", True):
-        training = {**_given(recipe), **_given(selection), "masks": masks, **_given(machine)}
-        _refuse(f"{method} is measured, not trained,", training, ("device", "seed"), "so these options have no effect")
+        training = vars(recipe) | vars(selection) | vars(machine) | {"masks": masks, "device": None, "seed": None}
+        refuse(training, f"{method} is measured, not trained, so these options have no effect")
         _measured(method, out, data, model, cache, settings)
         return
     else:
@@ -193,29 +171,11 @@ def train(
         print(f"done: {trainer.out}\nnext: zsbir evaluate {trainer.out}")
 
 
-def _given(group: Any) -> dict[str, Any]:
-    """Return the options of a group that differ from their defaults."""
-    values = ((item, getattr(group, item.name)) for item in fields(group))
-    return {item.name: value for item, value in values if value != item.default}
-
-
-def _refuse(
-    mode: str,
-    given: dict[str, Any],
-    but: tuple[str, ...],
-    why: str = "takes its settings from the run, so it cannot change them",
-) -> None:
-    dropped = [name for name, value in given.items() if value is not None and name not in but]
-    if dropped:
-        named = ", ".join("METHOD" if name == "method" else f"--{name.replace('_', '-')}" for name in dropped)
-        raise ZsbirError(f"{mode} {why}: leave out {named}")
-
-
 def _fresh(
     method: str,
     out: Path | None,
     data: DataOptions,
-    model: ModelOptions,
+    model: TrainedOptions,
     recipe: RecipeOptions,
     settings: dict[str, Any],
 ) -> Trainer:
@@ -236,13 +196,13 @@ def _fresh(
             raise ZsbirError(f"{method} has no recipe {words[0]!r}. {close_matches(words[0], list(known))}")
         options, changed, words = dict(known[words[0]].options), dict(known[words[0]].recipe), words[1:]
     folder, dataset, built = _built(method, out, data, model, settings.get("seed", 0), options)
-    named = {k: v for k, v in _given(recipe).items() if k != "recipe"}
+    named = given({**vars(recipe), "recipe": ()})
     changed |= joined(named, assignments(words, "--recipe"), "--recipe")
     return Trainer(built, dataset, recipe=recipe_from(changed, built.recipe), out=folder, **settings)
 
 
 def _built(
-    method: str, out: Path | None, data: DataOptions, model: ModelOptions, seed: int, options: Mapping[str, Any]
+    method: str, out: Path | None, data: DataOptions, model: TrainedOptions, seed: int, options: Mapping[str, Any]
 ) -> tuple[Path, Dataset, Method]:
     """Return the run folder, the dataset and the method of a new run; `options` are those of a recipe's name."""
     import torch
@@ -252,13 +212,12 @@ def _built(
     name = data.dataset or "openmoji"
     folder = out or free_folder(Path("runs"), f"{method}-{name}")
     refuse_taken(folder)
-    more = assignments(data.set_data, "--set-data")
-    dataset = build_dataset(name, data.root, data.unseen, data.validation, data.split, more)
-    given, theirs = assignments(model.set, "--set"), options.get("backbone", {})
+    dataset = data.open(name, data.validation)
+    named, theirs = assignments(model.set, "--set"), options.get("backbone", {})
     if model.backbone not in (None, theirs if isinstance(theirs, str) else theirs.get("name")):
         options = {key: value for key, value in options.items() if key != "backbone"}  # it speaks of another one
-    parts = {**options, **given}
-    own, theirs = given.get("backbone"), options.get("backbone")
+    parts = {**options, **named}
+    own, theirs = named.get("backbone"), options.get("backbone")
     if isinstance(own, dict) and "name" not in own and isinstance(theirs, Mapping):
         parts["backbone"] = {**theirs, **own}
     published = {key: value for key, value in published_for(method, name).items() if key not in parts}
@@ -267,21 +226,20 @@ def _built(
         print(f"settings published for {name}: {said} (--set changes it)")
     parts |= published
     torch.manual_seed(seed)
-    pretrained, classes = not model.no_pretrained, dataset.train.classes
-    return folder, dataset, build_method(method, classes, pretrained, model.weights, parts, model.backbone)
+    return folder, dataset, model.build(method, dataset.train.classes, parts, "--set")
 
 
 def _measured(
-    method: str, out: Path | None, data: DataOptions, model: ModelOptions, cache: Path | None, given: dict[str, Any]
+    method: str, out: Path | None, data: DataOptions, model: TrainedOptions, cache: Path | None, chosen: dict[str, Any]
 ) -> None:
     from zsbir.engine import run as runs
     from zsbir.methods.embedding import as_device
 
-    seed, device = given.get("seed", 0), str(as_device(given.get("device", "auto")))
+    seed, device = chosen.get("seed", 0), str(as_device(chosen.get("device", "auto")))
     folder, dataset, built = _built(method, out, data, model, seed, {})
     runs.claim(folder)
     try:
-        settings = {"device": device, "workers": given.get("workers", 2), "select_on": "none"}
+        settings = {"device": device, "workers": chosen.get("workers", 2), "select_on": "none"}
         built.fit(dataset, seed=seed, device=device, workers=settings["workers"], cache=cache, progress=True)
         runs.write_run(folder, built, dataset, built.recipe, seed, settings)
         built.save(folder / "best")
