@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from zsbir.errors import ZsbirError
-from zsbir.files import writing
+from zsbir.files import stamp, writing
 
 R = TypeVar("R")
 _SET_UP = (
@@ -36,6 +36,14 @@ _WAIT = 60.0  # seconds for another process's write
 def digest(content: bytes) -> bytes:
     """Return 16 bytes that stand for a content of any length, for keys."""
     return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def current(name: str, file: str | Path) -> bytes | None:
+    """Return a key for `name` that holds until `file` changes in size or time; None where there is no such file."""
+    try:
+        return digest(os.fsencode(f"{name} {stamp(file)}"))
+    except OSError:
+        return None
 
 
 class Store:

@@ -21,8 +21,7 @@ from zsbir.data.formats import split_record
 from zsbir.data.images import load_image
 from zsbir.data.preprocess import Pixels, prepare
 from zsbir.errors import ZsbirError
-from zsbir.files import stamp
-from zsbir.store import Store, digest
+from zsbir.store import Store, current, digest
 from zsbir.types import DOMAINS, Paths
 
 VERSION = 3
@@ -72,11 +71,9 @@ class ImageCache:
         Raises:
             ZsbirError: If the file cannot be read or decoded.
         """
-        try:
-            now = stamp(split_record(record)[0])
-        except OSError:
-            raise ZsbirError(f"there is no image file {record}") from None
-        key = digest(os.fsencode(f"{os.path.abspath(record)} {now}"))  # noqa: PTH100 (called for every image)
+        key = current(os.path.abspath(record), split_record(record)[0])  # noqa: PTH100 (called for every image)
+        if key is None:
+            raise ZsbirError(f"there is no image file {record}")
         content = self.store.get(key)
         planes = None if content is None else self.store.get(content)
         if planes is None:

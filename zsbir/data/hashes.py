@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from zsbir.data.formats import split_record
 from zsbir.errors import ZsbirError
-from zsbir.files import open_regular, stamp
-from zsbir.store import Store, digest
+from zsbir.files import open_regular
+from zsbir.store import Store, current
 
 WORTH_KEEPING = 1000
 """Fewer files are read again each time: that takes less than a second."""
@@ -56,28 +56,20 @@ def _digests(files: list[str]) -> list[bytes]:
     if len(files) >= WORTH_KEEPING:
         with suppress(ZsbirError):  # no place to write: the files are read again next time
             store = Store(user_cache() / "hashes.sqlite", "store of file hashes")
-    keys = [_key(file) if store else b"" for file in files]
+    keys = [current(file, file) if store else None for file in files]
     digests = [store.get(key) if store and key else None for key in keys]
     unread = [i for i, known in enumerate(digests) if known is None]
-    if unread:
-        with ThreadPoolExecutor(_THREADS) as pool:  # reading and hashing let other threads run
-            found = pool.map(_digest, (files[i] for i in unread), chunksize=64)
-            bar = tqdm(found, "reading all files once", len(unread), unit=" files", delay=2, leave=False, disable=None)
-            for i, content in zip(unread, bar, strict=True):
-                digests[i] = content
+    with ThreadPoolExecutor(_THREADS) as pool:  # reading and hashing let other threads run
+        found = pool.map(_digest, (files[i] for i in unread), chunksize=64)
+        bar = tqdm(found, "reading all files once", len(unread), unit=" files", delay=2, leave=False, disable=None)
+        for i, content in zip(unread, bar, strict=True):
+            digests[i] = content
     if store:
+        new = [(key, content) for key, content in ((keys[i], digests[i]) for i in unread) if key and content]
         with suppress(ZsbirError):
-            store.put((keys[i], digests[i] or b"") for i in unread if keys[i] and digests[i])
+            store.put(new)
         store.close()
     return [known or bytes(_BYTES) for known in digests]
-
-
-def _key(file: str) -> bytes:
-    """Return what a file's digest is found by until it changes; nothing for a missing file."""
-    try:
-        return digest(os.fsencode(f"{file} {stamp(file)}"))
-    except OSError:
-        return b""
 
 
 def _digest(file: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zsbir.errors import ZsbirError
-from zsbir.files import stamp
 from zsbir.maskers.base import Masker, MaskRequest
 from zsbir.registry import spec_of
-from zsbir.store import Store, digest
+from zsbir.store import Store, current, digest
 
 Read = Callable[[str], npt.NDArray[np.uint8]]
 ReadObject = Callable[[str], npt.NDArray[np.bool_] | None]
@@ -120,7 +118,7 @@ class MaskStore:
         items = list(zip(map(str, files), class_names, strict=True))
         with FileLock(f"{self.file}.turn"):
             for file, name in tqdm(items, desc="masks", unit="img", disable=not progress, leave=False):
-                key = _key(file, name)
+                key = current(f"{file}\0{name}", file)
                 content = None if key is None else self._store.get(key)
                 if content is None or self._store.get(content) is None:
                     try:
@@ -157,14 +155,6 @@ class MaskStore:
         count = len(waiting)
         waiting.clear()
         return count
-
-
-def _key(file: str, name: str) -> bytes | None:
-    """Return what the content of a photo is found by until it changes; None for one that is no file of its own."""
-    try:
-        return digest(os.fsencode(f"{file}\0{name}\0{stamp(file)}"))
-    except OSError:
-        return None
 
 
 def _with_digests(spec: Any) -> Any:

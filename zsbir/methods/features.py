@@ -18,8 +18,7 @@ from zsbir.data.hashes import user_cache
 from zsbir.data.loading import ImageSource
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
-from zsbir.files import stamp
-from zsbir.store import Store
+from zsbir.store import Store, current
 from zsbir.types import Domain
 
 _BATCH = 16  # the fastest on a CPU
@@ -133,9 +132,4 @@ class StoredFeatures:
 
 
 def _key(file: str, domain: Domain) -> bytes | None:
-    """Return the key of a file as it is now, None if it is away; a drawing of a file of many has that file's stamp."""
-    try:
-        text = f"{domain} {file} {stamp(split_record(file)[0])}"
-    except OSError:
-        return None
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return current(f"{domain} {file}", split_record(file)[0])
