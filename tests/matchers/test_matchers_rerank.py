@@ -11,7 +11,7 @@ import torch
 
 import zsbir
 from zsbir.errors import ZsbirError
-from zsbir.matchers._vectors import top_neighbours
+from zsbir.matchers.base import top_neighbours
 from zsbir.matchers.diffusion import Diffusion
 from zsbir.matchers.k_reciprocal import KReciprocal
 from zsbir.matchers.query_expansion import QueryExpansion

@@ -1,4 +1,4 @@
-"""The matcher contract, and fitted matchers on disk as safetensors and JSON."""
+"""The matcher contract, fitted matchers on disk, and what matchers do with vectors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -43,6 +44,7 @@ class Matcher:
     spec: dict[str, Any]
     transductive: ClassVar[bool] = False
     needs_tokens: ClassVar[bool] = False
+    _gallery = Fitted[Tensor]()  # what most matchers keep of it: the vectors, (n, D)
 
     def fit(self, gallery: Embeddings) -> Matcher:
         """Take the gallery (n photos) in; returns self."""
@@ -108,3 +110,43 @@ class Matcher:
                 raise ValueError(f"it is a {type(matcher).__name__}, not a {cls.__name__}")
             matcher.restore(load_file(source / TENSORS, device=device), record["state"])
             return matcher
+
+
+def normalise(vectors: Tensor) -> Tensor:
+    """Return (n, D) vectors of Euclidean length 1; a zero vector stays zero.
+
+    Each is brought near 1 first, so that no square overflows or vanishes.
+    """
+    return torch.nn.functional.normalize(vectors / power_of_two(vectors.abs().amax(dim=1, keepdim=True)), dim=1)
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """Return a power of two near each size: dividing by it changes no digit."""
+    return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent.clamp(-126, 126))
+
+
+def same_width(queries: Embeddings, width: int) -> None:
+    """Raise ZsbirError unless the queries are `width` wide."""
+    if queries.vectors.shape[1] != width:
+        raise ZsbirError(
+            f"the queries have {queries.vectors.shape[1]} dimensions and the gallery {width}: embed both with one model"
+        )
+
+
+def unit_queries(queries: Embeddings, gallery: Tensor) -> Tensor:
+    """Return (q, D) queries of length 1, of the gallery's type and device; raises ZsbirError if the widths differ."""
+    same_width(queries, gallery.shape[1])
+    return normalise(queries.vectors.to(gallery))
+
+
+def top_neighbours(vectors: Tensor, most: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """Return the `most` rows nearest to each of the (n, D) rows of length 1, itself left out, chunk by chunk.
+
+    Returns (n, min(most, n − 1)) cosine similarities, descending, and int64 positions; memory is bounded to chunk · n.
+    """
+    found = []
+    for start in range(0, len(vectors), chunk):
+        similar = vectors[start : start + chunk] @ vectors.T
+        similar.diagonal(start).fill_(-torch.inf)
+        found.append(similar.topk(min(most, len(vectors) - 1), dim=1))
+    return torch.cat([best.values for best in found]), torch.cat([best.indices for best in found])

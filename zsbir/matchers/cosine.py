@@ -5,16 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, unit_queries
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Matcher, normalise, unit_queries
 from zsbir.types import Embeddings
 
 
 @MATCHERS.register("cosine")
 class CosineMatcher(Matcher):
     """Cosine similarity of the vectors, in [-1, 1]."""
-
-    _gallery = Fitted[Tensor]()
 
     def fit(self, gallery: Embeddings) -> CosineMatcher:
         """Keep the normalised gallery vectors (n, D)."""

@@ -11,8 +11,7 @@ from torch import Tensor
 from zsbir.arguments import Count, NonNegative, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, top_neighbours, unit_queries
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Fitted, Matcher, normalise, top_neighbours, unit_queries
 from zsbir.types import Embeddings
 
 
@@ -36,7 +35,6 @@ class Diffusion(Matcher):
     """
 
     transductive: ClassVar[bool] = True
-    _gallery = Fitted[Tensor]()
     _graph = Fitted[Tensor]()
 
     def __init__(

@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import power_of_two, same_width
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Matcher, power_of_two, same_width
 from zsbir.types import Embeddings
 
 
 @MATCHERS.register("euclidean")
 class EuclideanMatcher(Matcher):
     """Negated Euclidean distance of the vectors, as given (not normalised)."""
-
-    _gallery = Fitted[Tensor]()
 
     def fit(self, gallery: Embeddings) -> EuclideanMatcher:
         """Keep the gallery vectors (n, D), scaled so that no square overflows, and their squared norms."""

@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import same_width
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Matcher, same_width
 from zsbir.types import Embeddings
 
 
 @MATCHERS.register("hamming")
 class HammingMatcher(Matcher):
     """Negated Hamming distance of the codes given by the signs of the vectors (0 counts as positive)."""
-
-    _gallery = Fitted[Tensor]()
 
     def fit(self, gallery: Embeddings) -> HammingMatcher:
         """Keep the signs of the gallery vectors (n, D) as float32 +1 and -1: their products are exact."""

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from zsbir.arguments import Count, Proportion
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, top_neighbours, unit_queries
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Matcher, normalise, top_neighbours, unit_queries
 from zsbir.types import Embeddings
 
 Code = tuple[Tensor, Tensor]
@@ -39,7 +38,6 @@ class KReciprocal(Matcher):
     """
 
     transductive: ClassVar[bool] = True
-    _gallery = Fitted[Tensor]()
 
     def __init__(self, k1: Count = 20, k2: Count = 6, weight: Proportion = 0.3) -> None:
         self.k1, self.k2, self.weight = k1, k2, weight

@@ -23,8 +23,7 @@ from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
 from zsbir.matchers._choose import Rule, choose_clusters
 from zsbir.matchers._codebook import Codebook, Model, fit_codebook
-from zsbir.matchers._vectors import normalise, same_width
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Fitted, Matcher, normalise, same_width
 from zsbir.registry import close_matches, spec_of
 from zsbir.types import Embeddings
 

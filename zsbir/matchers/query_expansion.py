@@ -7,8 +7,7 @@ from torch import Tensor
 
 from zsbir.arguments import Count, NonNegative
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, unit_queries
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Matcher, normalise, unit_queries
 from zsbir.types import Embeddings
 
 
@@ -24,8 +23,6 @@ class QueryExpansion(Matcher):
     Raises:
         ZsbirError: For a value out of range.
     """
-
-    _gallery = Fitted[Tensor]()
 
     def __init__(self, neighbours: Count = 10, alpha: NonNegative = 3.0, rounds: Count = 1) -> None:
         self.neighbours, self.alpha, self.rounds = neighbours, alpha, rounds

@@ -13,8 +13,7 @@ from zsbir.arguments import Count
 from zsbir.errors import ZsbirError
 from zsbir.files import read_json, reading
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._vectors import normalise, unit_queries
-from zsbir.matchers.base import Fitted, Matcher
+from zsbir.matchers.base import Fitted, Matcher, normalise, unit_queries
 from zsbir.pairs import CrossRelation, InteractionDecoder, sequence
 from zsbir.types import Embeddings
 
