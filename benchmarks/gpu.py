@@ -1,7 +1,9 @@
-"""What can only be measured on a GPU: equal results, training steps, embedding, queries, evaluation, matching.
+"""What can only be measured on a GPU: equal results, training, embedding, masks, queries, evaluation, matching.
 
-    python benchmarks/gpu.py                    # all parts, those that are done already are skipped
+    python benchmarks/gpu.py --data DATA        # all parts, those that are done already are skipped
     python benchmarks/gpu.py serving --again    # one part, measured anew
+
+``DATA`` holds ``sketchy-mini``, see benchmarks/real.py; without it the part `sketchy` is left out.
 
 Each part is a process of its own with ten minutes at most and a results file of its own, so a stopped run goes on where
 it was. `--dry` runs tiny sizes on any machine, and keeps no results: it says whether the script works.
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 from _results import RESULTS, table, write
 from PIL import Image
+from real import ROWS
 from training import PlainLoop, Watch
 
 import zsbir
@@ -34,6 +37,9 @@ from zsbir.engine.logging import Estimate, StepLog
 from zsbir.engine.speed import Speed
 from zsbir.engine.trainer import Trainer
 from zsbir.evaluation import evaluate_embeddings
+from zsbir.evaluation.evaluator import Evaluator
+from zsbir.maskers.base import MaskRequest
+from zsbir.methods.embedding import embed_split
 from zsbir.search.model import Embedder
 from zsbir.types import Embeddings
 
@@ -63,14 +69,14 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure anew what is done already")
     parser.add_argument("--dry", action="store_true", help="tiny sizes on any machine; no results are kept")
     parser.add_argument("--one", choices=list(PARTS), help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help="the folder with sketchy-mini, for the part sketchy")
     args = parser.parse_args()
-    unknown = set(args.parts) - PARTS.keys()
-    if unknown:
+    if unknown := set(args.parts) - PARTS.keys():
         parser.error(f"there is no part {', '.join(unknown)}")
     if not torch.cuda.is_available() and not args.dry:
         sys.exit("benchmarks/gpu.py needs a CUDA device, and torch sees none here: nothing was measured")
     if args.one:
-        values, text = PARTS[args.one](args.dry)
+        values, text = PARTS[args.one](args.dry, **({"data": args.data} if args.one == "sketchy" else {}))
         if args.dry:
             print(text)
         else:
@@ -81,7 +87,11 @@ def main() -> None:
         if (RESULTS / f"gpu_{part}.json").exists() and not args.again and not args.dry:
             print(f"{part}: done before, skipped (--again measures it anew)")
             continue
+        if part == "sketchy" and args.data is None:
+            print("sketchy: not measured, it needs --data")
+            continue
         command = [sys.executable, __file__, "--one", part, *(["--dry"] if args.dry else [])]
+        command += [] if args.data is None else ["--data", str(args.data)]
         try:
             done = subprocess.run(command, timeout=LIMIT, check=False).returncode == 0
         except subprocess.TimeoutExpired:
@@ -229,25 +239,83 @@ def embedding(dry: bool) -> Result:
     count, batch, workers = (24, 8, 0) if dry else (8192, 256, 12)
     backbone = SMALL["puxim"]["backbone"] if dry else "vit_base_patch16_224"
     method = zsbir.build("frozen", backbone=backbone).eval().to(place())
+    rows: list[list[Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = photos(Path(folder), 1, min(count, 512), 64 if dry else 400)
         found = sorted((root / "photo").rglob("*.jpg"))
         files = (found * (count // len(found) + 1))[:count]
         size = method.preprocess.size
         images = torch.rand(batch, 3, size, size, device=place())
+        first = method.encode_photos(files[:batch], workers=workers, device=place())
 
-        def bare() -> None:
-            with torch.inference_mode():
+        def bare(precision: str) -> None:
+            with torch.inference_mode(), torch.autocast(place().type, torch.bfloat16, precision == "bf16"):
                 for _ in range(count // batch):
                     method.embed(images, "photo")
 
-        def whole() -> None:
-            method.encode_photos(files, batch_size=batch, workers=workers, device=place())
+        for precision in ("no", "bf16"):
+            top = count / seconds(partial(bare, precision), 1 if dry else 2)
+            for decode in ("cpu", "device"):
+                options: dict[str, Any] = {
+                    "workers": workers, "device": place(), "precision": precision, "decode": decode
+                }  # fmt: skip
+                rate = count / seconds(partial(method.encode_photos, files, **options), 1 if dry else 2)
+                again = method.encode_photos(files[:batch], **options)
+                gap = 1 - float(torch.nn.functional.cosine_similarity(first, again).min())
+                rows.append([precision, decode, top, rate, rate / top, gap])
+    head = ["precision", "JPEG decoded by", "bare network, images/s", "files to vectors", "share", "1 - cosine at most"]
+    shown = [[p, d, f"{top:.0f}", f"{rate:.0f}", f"{part:.2f}", f"{gap:.1e}"] for p, d, top, rate, part, gap in rows]
+    return {"rows": rows, "target_share": 0.7}, table(head, shown)
 
-        rates = [count / seconds(run, 1 if dry else 2) for run in (bare, whole)]
-    shown = [f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{rates[1] / rates[0]:.2f}"]
-    text = table(["bare network", "files to vectors", "share"], [shown])
-    return {"bare": rates[0], "embed": rates[1], "target_share": 0.7}, text
+
+def masks(dry: bool) -> Result:
+    """PuXIM's masks by CLIP Surgery (random weights): photos a second, and the share of patches that are the same."""
+    count, batch = (4, 2) if dry else (256, 64)
+    config = {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16,
+              "patch_size": 8}, "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2,
+              "layers": 1}}  # fmt: skip
+    side, grid = (32, (4, 4)) if dry else (224, (14, 14))
+    images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    rows: list[list[Any]] = []
+    expected = None
+    for device, precision in (("cpu", "float32"), (place().type, "float32"), (place().type, "bfloat16")):
+        torch.manual_seed(0)
+        more = {"model": config, "blocks": 2} if dry else {}
+        masker = zsbir.MASKERS.build("vxl", precision=precision, **more)
+
+        def run(masker: Any = masker, device: str = device) -> torch.Tensor:
+            batches = images.to(device).split(batch)
+            return torch.cat([masker(MaskRequest(some, ["cat"] * len(some), grid)) for some in batches]).cpu()
+
+        kept = run()
+        spent = seconds(run, 1)
+        expected = kept if expected is None else expected
+        rows.append([device, precision, count / spent, float((kept == expected).float().mean())])
+    head = ["device", "precision", "photos/s", "patches as on the CPU"]
+    return {"rows": rows}, table(head, [[d, p, f"{rate:.1f}", f"{same:.2%}"] for d, p, rate, same in rows])
+
+
+def sketchy(dry: bool, *, data: Path) -> Result:
+    """Training on the thinned Sketchy, three seeds: `contrastive` with two stages tuned, whose row the README has."""
+    dataset = zsbir.DATASETS.build("sketchy-25", root=data / "sketchy-mini")
+    rows = []
+    for seed in range(1 if dry else 3):
+        torch.manual_seed(seed)
+        row = ROWS["contrastive, two stages tuned"]()
+        method = zsbir.build(row.method, **row.options)
+        recipe = replace(method.recipe, **{**row.recipe, **({"epochs": 1, "samples_per_epoch": 8} if dry else {})})
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            Trainer(
+                method, dataset, recipe=recipe, seed=seed, workers=0 if dry else 8, select_on="none", progress=False,
+                out=Path(folder) / "run", speed=Speed.auto(), precision=auto_precision("auto"),
+            ).fit()  # fmt: skip
+            spent = time.perf_counter() - start
+        sides = embed_split(method, dataset, dataset.test, device=place(), workers=0 if dry else 8)
+        report = Evaluator("standard", resamples=0).evaluate(*sides)
+        rows.append([seed, spent, report.results["standard"]["mAP@all"]])
+    shown = [[seed, f"{spent:.0f}", f"{score:.3f}"] for seed, spent, score in rows]
+    return {"rows": rows}, table(["seed", "training, s", "mAP@all, unseen"], shown)
 
 
 def evaluation(dry: bool) -> Result:
@@ -307,10 +375,10 @@ def one_to_many(dry: bool) -> Result:
     return {"seconds": spent, "target": 5}, table(["photos", "s"], [[len(gallery), f"{spent:.2f}"]])
 
 
-PARTS: dict[str, Callable[[bool], Result]] = {
+PARTS: dict[str, Callable[..., Result]] = {
     "equal": equal, **{f"training_{name}": partial(training, name=name) for name in METHODS},
     "embedding": embedding, "serving": serving, "evaluation": evaluation, "one_to_many": one_to_many,
-    "matchers": matchers,
+    "matchers": matchers, "masks": masks, "sketchy": sketchy,
 }  # fmt: skip
 
 if __name__ == "__main__":
