@@ -94,9 +94,9 @@ def test_update_embeds_only_what_is_new(index, photos, monkeypatch):
 
 def test_continues_where_it_was_stopped(method, photos, tmp_path, monkeypatch):
     import zsbir.data.loading as module
-    from zsbir.search import writer
+    from zsbir.search import writing
 
-    monkeypatch.setattr(writer, "_EACH", 1)
+    monkeypatch.setattr(writing, "_EACH", 1)
     calls = []
     real = module.load_image
 
@@ -221,7 +221,7 @@ def test_a_folder_that_is_empty_or_away_keeps_its_photos(index, photos, tmp_path
 
 
 def test_a_folder_that_cannot_be_opened_keeps_its_photos(index, photos, monkeypatch):
-    import zsbir.search.writer as module
+    import zsbir.search.writing as module
 
     def scan(source, skipped, links):
         skipped.append((str(photos / "deep"), "it cannot be opened (Permission denied)"))
@@ -278,7 +278,7 @@ def test_two_writers_lose_nothing(index, tmp_path):
 
 def test_a_second_writer_is_refused(index, tmp_path):
     other = Index.load(index.folder)
-    with index._writer.writing(), pytest.raises(ZsbirError, match="another process is changing"):
+    with index._writing(), pytest.raises(ZsbirError, match="another process is changing"):
         other.add([tmp_path / "x.png"])
     other.close()
 

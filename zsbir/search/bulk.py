@@ -20,7 +20,7 @@ from zsbir.search.index import Index
 from zsbir.search.model import unit
 from zsbir.search.record import RECORD, read_record
 from zsbir.search.stores.base import Vectors
-from zsbir.search.writer import Skip
+from zsbir.search.writing import Skip
 
 _AT_ONCE = 10_000
 """Photos that are copied at a time."""

@@ -121,7 +121,7 @@ class Catalog:
 
     def remove(self, ids: Iterable[int]) -> None:
         """Forget photos."""
-        self._change(("DELETE FROM photos WHERE id = ?", [(int(i),) for i in ids]))
+        self._change(("DELETE FROM photos WHERE id = ?", [(i,) for i in ids]))
 
     def begin(self, source: str) -> None:
         """Remember a source, and forget which of its files could not be read: they are tried again."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,14 @@ from zsbir.errors import ZsbirError
 from zsbir.files import replaced, write_json
 from zsbir.methods.base import Method, load
 from zsbir.methods.saving import save
-from zsbir.search.catalog import Catalog, Entry
 from zsbir.search.model import Embedder, find_model, fingerprint
 from zsbir.search.record import RECORD, describe, read_record
-from zsbir.search.scan import Changes, compare
 from zsbir.search.searching import Hit as Hit
-from zsbir.search.searching import Searching
 from zsbir.search.stores import STORES
-from zsbir.search.stores.base import Store, Vectors
-from zsbir.search.writer import Skip, Writer
+from zsbir.search.writing import Writing
 
 
-class Index(Searching):
+class Index(Writing):
     """Photos, their vectors and the model that made them, in one folder.
 
     Made by `Index.build` or `Index.load`. Searching is safe from many threads at once, also while another one changes
@@ -37,12 +32,7 @@ class Index(Searching):
     """
 
     def __init__(self, folder: Path, record: dict[str, Any], embedder: Embedder) -> None:
-        self.folder, self.record = folder, record
-        store: Store = STORES.build(record["store"])
-        (folder / "store").mkdir(exist_ok=True)
-        store.open(folder / "store", record["dim"])
-        super().__init__(embedder, Catalog(folder / "photos.sqlite"), store, folder / "matchers")
-        self._writer = Writer(folder, self.catalog, self.store, record["dim"], self._lock)
+        super().__init__(folder, record, embedder)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -141,81 +131,6 @@ class Index(Searching):
                 f"{folder} lacks the vectors of {without} photos: `zsbir index -o {folder}` embeds them again"
             )
         return index
-
-    def update(
-        self,
-        photos: str | Path | None = None,
-        *,
-        prune: bool = False,
-        links: bool = False,
-        **options: Any,
-    ) -> Changes:
-        """Add the photos of a folder or list, and follow what changed in it; photos of others stay as they are.
-
-        Photos that are in already are not embedded again. Those that vanished from the folder are removed, unless that
-        is more than a tenth of its photos, or the folder itself is away: a disk may not be mounted. Then they are kept,
-        see `Changes.kept`, and `prune` removes them. It may be stopped at any moment and called again. Files that
-        cannot be read are skipped: see `skipped`.
-
-        Args:
-            photos: See `photo_files`; None: every folder and list that was indexed before.
-            prune: Remove all photos that are away.
-            links: Follow links that lead out of the folder.
-            **options: As for `zsbir.methods.embedding.apply`: batch_size, workers (2), progress, precision, decode.
-
-        Returns:
-            What was found to have changed.
-
-        Raises:
-            ZsbirError: If there is no such folder or list, or another process is changing the index.
-        """
-        with self._writer.writing():
-            if lost := self._writer.repair():
-                self.add(lost, **options)
-            sources = self.catalog.sources() if photos is None else [str(Path(photos).absolute())]
-            total = Changes()
-            for source in sources:
-                changes = self._writer.look(source, prune, links)
-                self._writer.apply(changes, source, self.embedder, **options)
-                for part in fields(Changes):
-                    setattr(total, part.name, getattr(total, part.name) + getattr(changes, part.name))
-        return total
-
-    def add(self, photos: str | Path | Iterable[str | Path], **options: Any) -> Changes:
-        """Add image files, or those of a folder; those that are in are embedded again only if their content changed.
-
-        Options are as for `zsbir.methods.embedding.apply`.
-        """
-        if isinstance(photos, (str, Path)):
-            photos = photo_files(photos)
-        files = [str(Path(photo).absolute()) for photo in photos]
-        with self._writer.writing():
-            changes = compare(files, self.catalog.entries())
-            self._writer.apply(changes, "", self.embedder, **options)
-        return changes
-
-    def extend(self, parts: Iterable[tuple[Sequence[Entry], Vectors, Sequence[Skip]]]) -> None:
-        """Add photos that are embedded already, but for those that are in: entries, (n, D) vectors, skipped files."""
-        with self._writer.writing():
-            self._writer.repair()
-            self._writer.extend(parts)
-
-    def remove(self, photos: str | Path | Iterable[str | Path]) -> int:
-        """Remove photos by path, and all below a folder; returns how many there were.
-
-        Memory does not grow with their number. What still lies in a folder that was indexed comes back when that is
-        updated.
-        """
-        names = [photos] if isinstance(photos, (str, Path)) else photos
-        with self._writer.writing():
-            return self._writer.remove(
-                str(photo) if "://" in str(photo) else str(Path(photo).absolute()) for photo in names
-            )
-
-    def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
-        """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""
-        with self._writer.writing(), self._lock.reading():
-            self._matching.fit(matcher)
 
     def fitted_matchers(self) -> list[str]:
         """Return the names of the matchers that `fit_matcher` keeps here."""

@@ -116,7 +116,7 @@ class Embedder:
         self.device = device
         self._lock = threading.Lock()
         self._together = Together(lambda batch, domain: unit(self.method.embed(batch, domain).vector), self._lock)
-        self._text: TextTower | None = None
+        self._text: Callable[[list[str]], Tensor] | None = getattr(method, "embed_texts", None)
 
     def stream(self, images: Images, domain: Domain, **options: Any) -> Iterator[tuple[list[int], Vectors]]:
         """Yield the rows and the (n, D) float32 unit vectors of each batch; `options` as for `apply`."""
@@ -133,17 +133,14 @@ class Embedder:
             ZsbirError: If the model has no text tower in the space of its images.
         """
         with self._lock, torch.inference_mode():
-            own = getattr(self.method, "embed_texts", None)
-            if own is not None:
-                return unit(own(list(texts)))
             if self._text is None:
-                self._text = TextTower(spec_of(self.method))
-            return unit(self._text.embed(list(texts)))
+                self._text = _text_tower(spec_of(self.method))
+            return unit(self._text(list(texts)))
 
     @property
     def reads_text(self) -> bool:
         """True if `texts` works."""
-        return hasattr(self.method, "embed_texts") or _clip_of(spec_of(self.method)) is not None
+        return self._text is not None or _clip_of(spec_of(self.method)) is not None
 
 
 class Together:
@@ -192,34 +189,24 @@ def unit(vectors: Tensor) -> Vectors:
     return np.ascontiguousarray(scaled, dtype=np.float32)
 
 
-class TextTower:
-    """The text half of the open_clip model whose image half is the index's backbone.
-
-    Args:
-        spec: The method's spec.
+def _text_tower(spec: Mapping[str, Any]) -> Callable[[list[str]], Tensor]:
+    """Return the text half, (n, D) features of texts, of the open_clip model whose image half a method's backbone is.
 
     Raises:
         ZsbirError: If it has none, or the weights cannot be loaded.
     """
+    backbone = _clip_of(spec)
+    if backbone is None:
+        raise ZsbirError(
+            f"the model {spec['name']!r} of this index does not read text: index with --model open-clip for that"
+        )
+    from zsbir.clip import clip_tokenizer, create_clip
 
-    def __init__(self, spec: Mapping[str, Any]) -> None:
-        backbone = _clip_of(spec)
-        if backbone is None:
-            raise ZsbirError(
-                f"the model {spec['name']!r} of this index does not read text: index with --model open-clip for that"
-            )
-        from zsbir.clip import clip_tokenizer, create_clip
-
-        given = {**{k: p.default for k, p in BACKBONES.parameters("open-clip").items()}, **backbone}
-        pretrained = given["pretrained"] or spec.get("pretrained")
-        weights = spec.get("weights") or given["weights"] or (given["tag"] if pretrained else None)
-        self._clip = create_clip(given["model"], weights)
-        self._tokens = clip_tokenizer(given["model"])
-
-    def embed(self, texts: list[str]) -> Tensor:
-        """Return (n, D) text features."""
-        features: Tensor = self._clip.encode_text(self._tokens(texts))
-        return features
+    given = {**{k: p.default for k, p in BACKBONES.parameters("open-clip").items()}, **backbone}
+    pretrained = given["pretrained"] or spec.get("pretrained")
+    weights = spec.get("weights") or given["weights"] or (given["tag"] if pretrained else None)
+    clip, tokens = create_clip(given["model"], weights), clip_tokenizer(given["model"])
+    return lambda texts: clip.encode_text(tokens(texts))
 
 
 def _clip_of(spec: Mapping[str, Any]) -> dict[str, Any] | None:

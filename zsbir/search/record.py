@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import zsbir
+from zsbir import files
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json
 from zsbir.registry import spec_of
 from zsbir.search.model import Embedder, fingerprint
 from zsbir.search.stores.base import Store
@@ -48,12 +48,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     if not (folder / RECORD).is_file():
         raise ZsbirError(f"{folder} is no index: make one with `zsbir index PHOTOS -o {folder}`")
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    record = files.read_record(
+        folder / RECORD, {"format": int, "fingerprint": str, "dim": int, "store": dict, "model": dict}
+    )
+    if record["format"] != FORMAT:
         raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
-    for key, kind in (("fingerprint", str), ("dim", int), ("store", dict), ("model", dict)):
-        if type(record.get(key)) is not kind:
-            raise ZsbirError(f"{folder / RECORD} is damaged: it has no {key}")
-    if not 1 <= record["dim"] <= LARGEST:
+    if isinstance(record["dim"], bool) or not 1 <= record["dim"] <= LARGEST:
         raise ZsbirError(f"{folder / RECORD} is damaged: vectors of {record['dim']} numbers")
     return record

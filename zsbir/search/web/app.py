@@ -8,10 +8,8 @@ import hashlib
 import io
 import json
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -59,8 +57,7 @@ class Site:
         # The page's style and script lie in files of their own, and are sent in it.
         self.page = re.sub(r"(?<=>)page\.(css|js)(?=<)", lambda name: f"\n{_file(name[0])}", _file("page.html"))
         self.description = _file("openapi.json")
-        self._thumbnails: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._thumbnail = lru_cache(_KEPT)(_thumbnail)
         self._places = asyncio.Semaphore(2)
         self._asking = asyncio.Semaphore(32)  # queries that wait for the model: those there are its next batch
         self._leading = asyncio.Semaphore(4)  # links: a manager that is slow keeps no search waiting
@@ -91,7 +88,10 @@ class Site:
                 return problem(403, "originals are not served here")
             return FileResponse(entry.path)
         side = 1024 if request.query_params.get("size") == "large" else 256
-        data = await self._working(partial(self._thumbnail, number, entry.path, side))
+        try:
+            data = await self._working(partial(self._thumbnail, number, entry.path, side))
+        except ZsbirError:
+            return problem(404, f"photo {number} is no longer there")
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     async def link(self, request: Request) -> Response:
@@ -187,26 +187,16 @@ class Site:
                 row["link"] = f"link/{hit.id}" if links.asks else links.of_path(hit.path)
         return rows
 
-    def _thumbnail(self, number: int, path: str, side: int) -> bytes:
-        with self._lock:
-            kept = self._thumbnails.pop((number, side), b"")
-        try:
-            kept = kept or _thumbnail(path, side)
-        except ZsbirError:
-            raise HTTPException(404, f"photo {number} is no longer there") from None
-        with self._lock:
-            self._thumbnails[number, side] = kept  # last again
-            while len(self._thumbnails) > _KEPT:
-                self._thumbnails.popitem(last=False)
-        return kept
-
 
 def _file(name: str) -> str:
     return files("zsbir.search.web").joinpath(name).read_text(encoding="utf-8")
 
 
-def _thumbnail(path: str, side: int) -> bytes:
-    """Return a new JPEG from pixels alone: position, camera and comments of the file stay where they are."""
+def _thumbnail(number: int, path: str, side: int) -> bytes:
+    """Return a new JPEG from pixels alone: position, camera and comments of the file stay where they are.
+
+    Once its content changes, a photo has another number: `number` makes sure that no old thumbnail is shown.
+    """
     image = load_image(path)
     clean = Image.frombytes("RGB", image.size, image.tobytes())
     clean.thumbnail((side, side))
