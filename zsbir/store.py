@@ -33,6 +33,12 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_
 _WAIT = 60.0  # seconds for another process's write
 
 
+def user_cache() -> Path:
+    """Return the folder for what can be made again: ``zsbir`` under ``$XDG_CACHE_HOME``, or ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path("~/.cache").expanduser()) / "zsbir"
+
+
 def digest(content: bytes) -> bytes:
     """Return 16 bytes that stand for a content of any length, for keys."""
     return hashlib.blake2b(content, digest_size=16).digest()

@@ -13,14 +13,14 @@ from zsbir.data import DATASETS
 from zsbir.data.cache import ImageCache, fill_cache
 from zsbir.data.images import load_image
 from zsbir.data.loading import ImageSource
-from zsbir.data.preprocess import Preprocess, prepare
+from zsbir.data.preprocess import Preprocess, way
 from zsbir.errors import ZsbirError
 
 SIZE = 8
 
 
 def expected(path, how="squash", size=SIZE):
-    return prepare(load_image(path), size, how)
+    return way(how)(load_image(path), size)
 
 
 @pytest.fixture
@@ -50,6 +50,13 @@ def test_size_preparation_and_variant_are_kept_apart(files, folder):
         cache = ImageCache(folder, size, how, variant=variant)
         assert (cache.get(files[0]) == expected(files[0], how, size)).all()
         assert cache.made == 1
+
+
+def test_settings_that_make_no_square_are_refused_at_once(folder):
+    with pytest.raises(ZsbirError, match="no way 'stretch'"):
+        ImageCache(folder, SIZE, "stretch")
+    with pytest.raises(ZsbirError, match="size=0 must be a whole number of at least 1"):
+        ImageCache(folder, 0)
 
 
 def test_equal_files_share_a_square(files, folder, tmp_path):

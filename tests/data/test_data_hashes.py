@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from zsbir.data import DATASETS, hashes
+from zsbir.data import DATASETS, content
 from zsbir.data.base import CHANGED
 from zsbir.data.check import check_dataset
 from zsbir.data.manifest import write_manifest
@@ -13,64 +13,64 @@ from zsbir.data.manifest import write_manifest
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(hashes, "WORTH_KEEPING", 1)
+    monkeypatch.setattr(content, "WORTH_KEEPING", 1)
     root = tmp_path / "root"
     (root / "a").mkdir(parents=True)
-    for name, content in (("a/1.png", b"one"), ("a/2.png", b"two"), ("a/d.ndjson", b"x\ny\n")):
-        (root / name).write_bytes(content)
+    for name, held in (("a/1.png", b"one"), ("a/2.png", b"two"), ("a/d.ndjson", b"x\ny\n")):
+        (root / name).write_bytes(held)
     return root
 
 
 def read_files(monkeypatch):
-    seen, real = [], hashes._digest
-    monkeypatch.setattr(hashes, "_digest", lambda file: seen.append(file) or real(file))
+    seen, real = [], content._digest
+    monkeypatch.setattr(content, "_digest", lambda file: seen.append(file) or real(file))
     return seen
 
 
 def test_depends_on_names_and_contents_and_nothing_else(files, tmp_path):
     names = ["a/1.png", "a/2.png", "a/d.ndjson#0", "a/d.ndjson#1"]
-    first = hashes.content_hash(files, names)
-    assert hashes.content_hash(files, names[::-1]) == first
-    assert hashes.content_hash(files, names[:3]) == first  # a file of drawings counts as a whole
+    first = content.content_hash(files, names)
+    assert content.content_hash(files, names[::-1]) == first
+    assert content.content_hash(files, names[:3]) == first  # a file of drawings counts as a whole
     (files / "a/1.png").touch()
     moved = files.rename(tmp_path / "moved")
-    assert hashes.content_hash(moved, names) == first
+    assert content.content_hash(moved, names) == first
     os.utime(moved / "a/2.png", (1, 1))
     (moved / "a/2.png").write_bytes(b"two!"[:3])
-    assert hashes.content_hash(moved, names) == first
+    assert content.content_hash(moved, names) == first
     (moved / "a/2.png").write_bytes(b"TWO")  # the same size
-    assert hashes.content_hash(moved, names) != first
+    assert content.content_hash(moved, names) != first
     (moved / "a/2.png").rename(moved / "a/3.png")
-    assert hashes.content_hash(moved, ["a/1.png", "a/3.png"]) != hashes.content_hash(moved, ["a/1.png", "a/2.png"])
+    assert content.content_hash(moved, ["a/1.png", "a/3.png"]) != content.content_hash(moved, ["a/1.png", "a/2.png"])
 
 
 def test_a_file_is_read_once_until_it_changes(files, monkeypatch):
     names = ["a/1.png", "a/2.png"]
-    first, seen = hashes.content_hash(files, names), read_files(monkeypatch)
-    assert hashes.content_hash(files, names) == first
+    first, seen = content.content_hash(files, names), read_files(monkeypatch)
+    assert content.content_hash(files, names) == first
     assert seen == []
     (files / "a/1.png").write_bytes(b"other")
-    assert hashes.content_hash(files, names) != first
+    assert content.content_hash(files, names) != first
     assert seen == [f"{files}/a/1.png"]
-    hashes.content_hash(files, ["a/d.ndjson"])
-    hashes.content_hash(files, [*names, "a/d.ndjson"])  # what was not asked for in between is still known
+    content.content_hash(files, ["a/d.ndjson"])
+    content.content_hash(files, [*names, "a/d.ndjson"])  # what was not asked for in between is still known
     assert len(seen) == 2
 
 
 def test_missing_files_and_a_broken_or_unwritable_memory_do_no_harm(files, tmp_path, monkeypatch):
-    first = hashes.content_hash(files, ["a/1.png", "a/none.png"])
+    first = content.content_hash(files, ["a/1.png", "a/none.png"])
     (tmp_path / "cache/zsbir/hashes.sqlite").write_bytes(b"broken" * 999)
     with pytest.warns(UserWarning, match="is damaged .* starts anew"):
-        assert hashes.content_hash(files, ["a/1.png", "a/none.png"]) == first
+        assert content.content_hash(files, ["a/1.png", "a/none.png"]) == first
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    assert hashes.content_hash(files, ["a/1.png", "a/none.png"]) == first
+    assert content.content_hash(files, ["a/1.png", "a/none.png"]) == first
 
 
 def test_few_files_are_not_remembered(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(hashes, "WORTH_KEEPING", 4)
-    hashes.content_hash(files, ["a/1.png", "a/2.png"])
+    monkeypatch.setattr(content, "WORTH_KEEPING", 4)
+    content.content_hash(files, ["a/1.png", "a/2.png"])
     assert not (tmp_path / "cache").exists()
 
 
@@ -80,8 +80,8 @@ def test_other_contents_than_the_split_file_was_written_for_are_said(pets, tmp_p
     write_manifest(written, tmp_path / "split.json")
     assert written["sha256"] == data.manifest_hash
     photo = next((pets / "photo").rglob("*.*"))
-    content = photo.read_bytes()
-    photo.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    held = photo.read_bytes()
+    photo.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
     again = DATASETS.build("folder", root=pets, split=tmp_path / "split.json")
     with pytest.warns(UserWarning, match="not those that the split file was written for"):
         assert again.manifest_hash != data.manifest_hash

@@ -103,7 +103,7 @@ def test_map_command(run, tmp_path, capsys):
         (("pictures", "RUN/nothing"), "does not exist"),
         (("map", "RUN/nothing"), "does not exist"),
         (("map", "RUN", "--classes", "dog"), "no class 'dog'"),
-        (("map", "RUN", "--classes", "21"), "1 to 20 classes"),
+        (("map", "RUN", "--classes", "21"), "classes=21 must be a whole number in [1, 20]"),
         (("map", "RUN", "--most", "0"), "at least 3"),
         (("map", "RUN", "-o", "RUN/x.gag", "--layout", "pca"), "cannot be written"),
         (("map", "RUN", "--part", "validation"), "no validation classes"),

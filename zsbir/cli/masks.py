@@ -50,7 +50,7 @@ def masks(
 
     from zsbir.data.batches import to_unit
     from zsbir.data.images import load_image
-    from zsbir.data.preprocess import Preprocess, prepare
+    from zsbir.data.preprocess import Preprocess, squash
     from zsbir.files import writing
     from zsbir.maskers.base import MaskRequest
     from zsbir.maskers.picture import mask_picture
@@ -63,7 +63,7 @@ def masks(
     place = as_device(device)
     if encoder.grid is None:
         raise ZsbirError("masks need a backbone with patch tokens, such as --backbone vit_base_patch16_224")
-    pixels = np.stack([prepare(load_image(file), encoder.image_size) for file in files])
+    pixels = np.stack([squash(load_image(file), encoder.image_size) for file in files])
     names = [label or file.parent.name for file in files]
     images = to_unit(torch.from_numpy(pixels).permute(0, 3, 1, 2), place)
     features = None

@@ -113,7 +113,7 @@ class Dataset:
     def manifest_hash(self) -> str:
         """The manifest's SHA-256 in hexadecimal; equal hashes mean equal classes and files, contents included.
 
-        The first time every file is read once, see `zsbir.data.hashes`. A warning says so if the dataset was opened
+        The first time every file is read once, see `zsbir.data.content`. A warning says so if the dataset was opened
         by a split file that was written for other contents.
         """
         found = str(self.manifest()["sha256"])

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from zsbir.arguments import Count, checked
 from zsbir.data.base import Dataset
 from zsbir.data.content import each, problem, record_bytes
 from zsbir.data.formats import split_record
 from zsbir.data.images import load_image
-from zsbir.data.preprocess import Pixels, prepare
+from zsbir.data.preprocess import Pixels, way
 from zsbir.errors import ZsbirError
 from zsbir.store import Store, current, digest
 from zsbir.types import DOMAINS, Paths
@@ -28,6 +29,7 @@ VERSION = 3
 """Part of a store's name; raise it when decoding or preparing changes."""
 
 
+@checked("image cache")
 class ImageCache:
     """Prepared images by file name, made on first use.
 
@@ -36,12 +38,12 @@ class ImageCache:
     Args:
         folder: Where caches lie, on a local disk; it must not lie in the data.
         size: Side of the squares, in pixels.
-        how: The preparation, see `zsbir.data.preprocess.prepare`.
+        how: How an image becomes a square: a name in `zsbir.data.preprocess.WAYS`.
         open: Decodes a record, such as a dataset's `open`.
         variant: What else the pixels depend on, such as a dataset's `variant` (its line width).
 
     Raises:
-        ZsbirError: If the folder cannot be made or written.
+        ZsbirError: If the folder cannot be made or written, for an unknown way, or a size below 1.
 
     Attributes:
         made: How many images this object decoded.
@@ -50,15 +52,13 @@ class ImageCache:
     def __init__(
         self,
         folder: str | Path,
-        size: int,
+        size: Count,
         how: str = "squash",
         open: Callable[[str], Image.Image] = load_image,
         variant: str = "",
     ) -> None:
-        self.size = size
-        self.how = how
-        self.made = 0
-        self._open = open
+        self.size, self.made = size, 0
+        self._open, self._prepare = open, way(how)
         style = f"-{digest(variant.encode()).hex()[:8]}" if variant else ""
         self.store = Store(Path(folder) / f"{size}-{how}{style}-v{VERSION}.sqlite", "image cache")
 
@@ -82,7 +82,7 @@ class ImageCache:
             new = [(key, content)]
             if planes is None:
                 # Channels first, as batches are: filling one from the store is then a plain copy.
-                planes = prepare(self._open(record), self.size, self.how).transpose(2, 0, 1).tobytes()
+                planes = self._prepare(self._open(record), self.size).transpose(2, 0, 1).tobytes()
                 self.made += 1
                 new = [(content, planes), *new]
             self.store.put(new)

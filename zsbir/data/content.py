@@ -1,10 +1,18 @@
-"""Do something with each of many records, in parallel and without a Python object for each file."""
+"""The content of a data set's files: sizes, bytes, hashes, and work on each of very many.
+
+`content_hash` reads each file once and remembers its hash by size and time of change (in nanoseconds), in
+``zsbir/hashes.sqlite`` under ``$XDG_CACHE_HOME`` or ``~/.cache``. It does not notice a changed file that was given back
+both by hand. It remembers nothing of few files, or where it cannot write.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -12,13 +20,17 @@ from tqdm import tqdm
 from zsbir.data.formats import split_record
 from zsbir.data.strokes import drawing_bytes, drawing_place
 from zsbir.errors import ZsbirError
-from zsbir.files import read_regular, stamp
-from zsbir.store import digest
+from zsbir.files import open_regular, read_regular, stamp
+from zsbir.store import Store, current, digest, user_cache
 from zsbir.types import Paths
 
 R = TypeVar("R")
 CHUNK = 500
 MISSING = -1
+WORTH_KEEPING = 1000
+"""The hashes of fewer files are computed again each time: that takes less than a second."""
+_BYTES = 16  # of a file's BLAKE2b digest
+_THREADS = 8
 
 
 def record_size(record: str) -> int:
@@ -93,3 +105,51 @@ def _begin(work: Callable[[str], Any]) -> None:
 
 def _on_chunk(chunk: Paths) -> list[Any]:
     return list(map(_work[0], chunk))
+
+
+def content_hash(root: Path, records: Iterable[str]) -> str:
+    """Return the SHA-256 of the names and contents of files, whatever their order; 64 hexadecimal digits.
+
+    Args:
+        root: What the names are relative to; it does not enter the hash.
+        records: File names; of ``file.ndjson#17`` the whole file counts. One that is no file, or cannot be read,
+            enters with its name alone.
+    """
+    names = sorted({split_record(name)[0] for name in records})
+    home = root.resolve()
+    digests = _digests([f"{home}/{name}" for name in names])
+    whole = hashlib.sha256()
+    for name, content in zip(names, digests, strict=True):
+        whole.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
+    return whole.hexdigest()
+
+
+def _digests(files: list[str]) -> list[bytes]:
+    """Return the digests of the files, zeros for one that cannot be read."""
+    store = None
+    if len(files) >= WORTH_KEEPING:
+        with suppress(ZsbirError):  # no place to write: the files are read again next time
+            store = Store(user_cache() / "hashes.sqlite", "store of file hashes")
+    keys = [current(file, file) if store else None for file in files]
+    digests = [store.get(key) if store and key else None for key in keys]
+    unread = [i for i, known in enumerate(digests) if known is None]
+    with ThreadPoolExecutor(_THREADS) as pool:  # reading and hashing let other threads run
+        found = pool.map(_digest, (files[i] for i in unread), chunksize=64)
+        bar = tqdm(found, "reading all files once", len(unread), unit=" files", delay=2, leave=False, disable=None)
+        for i, content in zip(unread, bar, strict=True):
+            digests[i] = content
+    if store:
+        new = [(key, content) for key, content in ((keys[i], digests[i]) for i in unread) if key and content]
+        with suppress(ZsbirError):
+            store.put(new)
+        store.close()
+    return [known or bytes(_BYTES) for known in digests]
+
+
+def _digest(file: str) -> bytes:
+    """Return a file's digest; nothing for one that cannot be read."""
+    try:
+        with open_regular(file) as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=_BYTES)).digest()
+    except OSError:
+        return b""

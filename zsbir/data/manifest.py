@@ -9,7 +9,7 @@ is over the canonical JSON (sorted keys, no blanks, UTF-8) of everything but the
      "content": "...",
      "sha256": "..."}
 
-``content`` is `zsbir.data.hashes.content_hash` of all files.
+``content`` is `zsbir.data.content.content_hash` of all files.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zsbir.data.content import content_hash
 from zsbir.data.formats import split_record
-from zsbir.data.hashes import content_hash
 from zsbir.data.scan import labelled
 from zsbir.errors import ZsbirError
 from zsbir.files import read_regular, reading, writing

@@ -70,22 +70,11 @@ WAYS: dict[str, Callable[[Image.Image, int], Pixels]] = {
 """The ways from an RGB image and a side to a square (side, side, 3) uint8, by name; add your own under a new name."""
 
 
-def prepare(image: Image.Image, size: int, how: str = "squash") -> Pixels:
-    """Make a square of an image.
-
-    Args:
-        image: Mode RGB.
-        size: Side of the square in pixels.
-        how: A name in `WAYS`.
-
-    Returns:
-        (size, size, 3) uint8.
-
-    Raises:
-        ZsbirError: For an unknown way or a size below 1.
-    """
-    _check(size, how)
-    return WAYS[how](image, size)
+def way(how: str) -> Callable[[Image.Image, int], Pixels]:
+    """Return one of `WAYS` by its name; raises ZsbirError for an unknown one, with the close matches."""
+    if how not in WAYS:
+        raise ZsbirError(f"there is no way {how!r} to make a square of an image. {close_matches(how, list(WAYS))}")
+    return WAYS[how]
 
 
 @checked("preprocess")
@@ -112,7 +101,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for how in (self.sketch, self.photo):
-            _check(self.size, how)
+            way(how)
         for name in ("mean", "std"):  # a list, where it comes out of JSON
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
 
@@ -122,8 +111,8 @@ class Preprocess:
 
         Args:
             backbone: Says ``image_size``, ``mean`` and ``std``.
-            given: What the user wants otherwise: any field but the size, which is the backbone's.
-            **published: What the method's paper does otherwise.
+            given: What the user changes: any field but the size, which is the backbone's.
+            **published: What the method's paper changes.
 
         Raises:
             ZsbirError: For a field that does not exist, with the close matches, or a value that it cannot have.
@@ -203,13 +192,6 @@ def drawn_box(pixels: Pixels) -> Box | None:
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _check(size: int, how: str) -> None:
-    if how not in WAYS:
-        raise ZsbirError(f"there is no way {how!r} to make a square of an image. {close_matches(how, list(WAYS))}")
-    if size < 1:
-        raise ZsbirError(f"an image cannot be prepared at {size} px: the size must be at least 1")
 
 
 def _crop(image: Image.Image, box: Box | None) -> Image.Image:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zsbir.arguments import Natural, checked
+from zsbir.arguments import Natural, Range, checked
 from zsbir.errors import ZsbirError
 from zsbir.evaluation.domain_gap import domain_gap
 from zsbir.evaluation.plots import new_figure
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["tsne", "pca"]
 MOST_CLASSES = 20
-"""So many colours can be told apart."""
+"""More colours cannot be told apart."""
 
 
 @checked("map")
@@ -33,24 +33,22 @@ class MapSettings:
 
     Attributes:
         classes: How many classes, spread evenly over their list, or their names; at most 20.
-        most: Embeddings shown of each domain; more are subsampled.
+        most: Embeddings shown of each domain, at least 3; more are subsampled.
         layout: ``"tsne"`` (scikit-learn) or ``"pca"``.
         cosine: Whether lengths are taken out first, as cosine matchers do.
         seed: Of the subsample and the layout.
     """
 
-    classes: int | Sequence[str] = 10
-    most: int = 400
+    classes: Annotated[int, Range(1, MOST_CLASSES)] | Sequence[str] = 10
+    most: Annotated[int, Range(3)] = 400
     layout: Layout = "tsne"
     cosine: bool = True
     seed: Natural = 0
 
     def __post_init__(self) -> None:
-        count = self.classes if isinstance(self.classes, int) else len(self.classes)
-        if not 1 <= count <= MOST_CLASSES or self.most < 3:
+        if not isinstance(self.classes, int) and not 1 <= len(self.classes) <= MOST_CLASSES:
             raise ZsbirError(
-                f"a map shows 1 to {MOST_CLASSES} classes (colours that can be told apart) and at least 3 embeddings "
-                f"of each domain, not {count} classes and {self.most} embeddings"
+                f"a map shows 1 to {MOST_CLASSES} classes, whose colours can be told apart, not {len(self.classes)}"
             )
 
     def chosen_classes(self, names: Sequence[str]) -> list[int]:

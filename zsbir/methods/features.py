@@ -14,11 +14,10 @@ from tqdm import tqdm
 from zsbir.backbones.base import Backbone
 from zsbir.data.batches import to_unit
 from zsbir.data.formats import split_record
-from zsbir.data.hashes import user_cache
 from zsbir.data.loading import ImageSource
 from zsbir.data.preprocess import Preprocess
 from zsbir.errors import ZsbirError
-from zsbir.store import Store, current
+from zsbir.store import Store, current, user_cache
 from zsbir.types import Domain
 
 _BATCH = 16  # the fastest on a CPU

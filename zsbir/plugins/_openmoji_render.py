@@ -201,18 +201,7 @@ def _add_clutter(rng: np.random.Generator, scene: Floats, drawing: Image.Image) 
 def photo(
     folder: str, stem: str, others: list[str], size: int, rng: np.random.Generator
 ) -> tuple[Image.Image, Image.Image]:
-    """Make one photo and its object mask.
-
-    Args:
-        folder: Where the drawings are.
-        stem: The object.
-        others: Drawings to choose the clutter from.
-        size: Side in pixels.
-        rng: This image's generator.
-
-    Returns:
-        The photo (mode RGB) and the mask (mode L, 255 on the object), both size × size.
-    """
+    """Return one photo (mode RGB) and its object mask (mode L, 255 on the object), size × size; `others` clutter it."""
     side = round(1.5 * size)
     scene = _background(rng, side)
     for other in rng.choice(others, int(rng.integers(2, 5))) if others else []:

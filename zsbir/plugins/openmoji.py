@@ -25,11 +25,11 @@ from tqdm import tqdm
 from zsbir.arguments import Count, Natural, Range
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, subset
-from zsbir.data.hashes import user_cache
 from zsbir.data.scan import labelled
 from zsbir.errors import ZsbirError
 from zsbir.files import write_json, writing
 from zsbir.plugins import _openmoji_render
+from zsbir.store import user_cache
 from zsbir.types import Domain, Paths, Records, Split
 
 _THINGS = (
