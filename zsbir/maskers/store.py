@@ -1,4 +1,4 @@
-"""Compute each photo's mask once and keep it on disk, so that training runs no masker after the first pass."""
+"""Masks computed once a photo and kept on disk, so that training runs the masker in the first pass only."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class _Seen:
 
 
 class MaskStore:
-    """Masks on disk, found by the masker's spec and by each photo's content and class.
+    """Masks on disk, one store for each spec of a masker.
 
-    A photo's mask is found by what the masker saw: the pixels, the class name and, for maskers that read it, the object
-    mask. So a changed photo gets a new mask, and a moved or repeated one does not. Files with unchanged size and time
-    are not read again. A mask takes N bits: 25 bytes for 196 patches.
+    A mask is found by what the masker saw: the pixels, the class name and, for maskers that read it, the object mask.
+    So a changed photo gets a new mask, and a moved or repeated one does not. Files with unchanged size and time are not
+    read again. A mask takes N bits: 25 bytes for 196 patches.
 
     It is a callable from file name to (N,) bool, which is what ``Trainer(keep=...)`` takes.
 
@@ -52,10 +52,10 @@ class MaskStore:
         masker: What computes masks; its spec (and the content of a weights file it names) is part of the key.
         grid: The encoder's patch grid (h, w).
         root: Folder of all stores; this one is the file `file` in it.
-        preparation: What else decides the pixels, such as image size and how a photo becomes a square; JSON values.
+        preparation: What else the pixels depend on, such as image size and how a photo becomes a square; JSON values.
 
     Raises:
-        ZsbirError: If the masks change while the encoder trains, so that they cannot be stored.
+        ZsbirError: If the masks change while the encoder trains.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class MaskStore:
         skip: Skip | None = None,
         progress: bool = False,
     ) -> int:
-        """Compute and store the masks that are missing, and make all of `files` known to look-ups.
+        """Compute and store the masks that are missing; after that, `files` can be looked up.
 
         Args:
             files: Photos by their full names.
@@ -106,7 +106,7 @@ class MaskStore:
             read_object: Gives its object mask, (S, S) bool; for maskers with `needs_objects`.
             device: Where the masker runs.
             batch_size: Photos at a time.
-            skip: Called with a file that cannot be read, which is then left out; None: the error is raised.
+            skip: Called with a file that cannot be read and the error; the file is left out. None: raise the error.
             progress: Show a bar.
 
         Returns:
@@ -158,7 +158,7 @@ class MaskStore:
 
 
 def _with_digests(spec: Any) -> Any:
-    """Return the spec with the content of each weights file it names, since a file may change under its name."""
+    """Return the spec with a digest of each weights file in the place of its name, since its content may change."""
     if not isinstance(spec, Mapping):
         return spec
     whole = {key: _with_digests(value) for key, value in spec.items()}

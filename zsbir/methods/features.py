@@ -1,4 +1,4 @@
-"""What the frozen layers of a method make of each file, computed once and stored: heads then train in seconds."""
+"""The outputs of a method's frozen layers, computed once a file and stored: heads then train in seconds."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _MOST_HELD = 2e9  # bytes in memory; the rest is read from the disk each time
 class StoredFeatures:
     """The outputs of a method's frozen layers by file, in float16 on the disk and in memory.
 
-    A stored output is found again by the frozen weights, the preparation of the image, and the file's name, size and
-    time of change; so it serves every later run on the same images, whatever is trained on top.
+    An output is found again by the frozen weights, the preparation of the image, and the file's name, size and time of
+    change; so every later run on the same images can use it, whatever is trained on top.
 
     Args:
-        trunk: A method's, of which something is frozen, see `zsbir.methods.embedding.Encoder.trunk`.
+        trunk: The method's, at least partly frozen, see `zsbir.methods.embedding.Encoder.trunk`.
         preprocess: The method's.
         variant: What else the pixels of a file depend on, see `zsbir.data.base.Dataset.variant`.
-        folder: Where the stores lie; None: ``features`` in the user's cache folder.
+        folder: Where the stores are; None: ``features`` in the user's cache folder.
 
     Raises:
-        ZsbirError: If the method has nothing that is frozen, or the folder cannot be written.
+        ZsbirError: If nothing is frozen, or the folder cannot be written.
     """
 
     def __init__(
@@ -48,15 +48,14 @@ class StoredFeatures:
         self.preprocess, self.trunk = preprocess, trunk
         found = hashlib.blake2b(repr((self.preprocess, variant, self.trunk.spec)).encode(), digest_size=12)
         for name, tensor in self.trunk.frozen_state().items():
-            found.update(
-                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         folder = user_cache() / "features" if folder is None else Path(folder)
         self.store = Store(folder / f"{found.hexdigest()}.sqlite", "feature store")
         self._held: dict[tuple[str, Domain], Tensor] = {}
 
     def takes(self, files: Sequence[str]) -> bool:
-        """Tell whether the names are those of files, by the first; what else a dataset opens cannot be told apart."""
+        """Tell whether the names are those of files, judged by the first: only a file's changes can be noticed."""
         return bool(files) and Path(split_record(files[0])[0]).is_file()
 
     def fill(
@@ -67,7 +66,7 @@ class StoredFeatures:
         device: torch.device | str = "cpu",
         progress: bool = False,
     ) -> None:
-        """Compute what is not there yet. A file that cannot be read is left out: asking for it raises.
+        """Compute what is missing. A file that cannot be read is left out; asking for it raises.
 
         Args:
             source: Gives the images.
@@ -112,13 +111,14 @@ class StoredFeatures:
         for (file, _), output in zip(ready, outputs, strict=True):
             self._hold(file, domain, output.clone())
             shape = np.array(output.shape, dtype=np.int32)
-            if (key := _key(file, domain)) is not None:
+            if (key := current(f"{domain} {file}", split_record(file)[0])) is not None:
                 rows.append((key, bytes([output.ndim]) + shape.tobytes() + output.numpy().tobytes()))
         self.store.put(rows)
 
     def _find(self, file: str, domain: Domain) -> Tensor | None:
         held = self._held.get((file, domain))
-        if held is not None or (key := _key(file, domain)) is None or (stored := self.store.get(key)) is None:
+        key = None if held is not None else current(f"{domain} {file}", split_record(file)[0])
+        if key is None or (stored := self.store.get(key)) is None:
             return held
         shape = np.frombuffer(stored, np.int32, stored[0], 1)
         output = torch.from_numpy(np.frombuffer(stored, np.float16, offset=1 + shape.nbytes).reshape(shape).copy())
@@ -128,7 +128,3 @@ class StoredFeatures:
         if len(self._held) * output.nbytes < _MOST_HELD:
             self._held[file, domain] = output
         return output
-
-
-def _key(file: str, domain: Domain) -> bytes | None:
-    return current(f"{domain} {file}", split_record(file)[0])
