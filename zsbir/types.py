@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Domain = Literal["sketch", "photo"]
@@ -163,7 +162,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What a backbone says of a batch.
+    """What a backbone gives for a batch.
 
     Attributes:
         vector: (B, D) float, the global feature.
@@ -184,7 +183,7 @@ class Batch:
 
     Attributes:
         sketch: (B, 3, H, W) float32 in [0, 1].
-        photo: (B', 3, H, W) float32 in [0, 1]: each sketch's positive (triplets), or an independent draw (mixed).
+        photo: (B', 3, H, W) float32 in [0, 1]: each sketch's positive (triplets), or drawn independently (mixed).
         negative: (B, 3, H, W) float32 in [0, 1]: a photo of another class (triplets), or None.
         label: (B,) int64, the class of each sketch.
         photo_label: (B',) int64, the class of each photo; equals `label` for triplets.
@@ -195,8 +194,6 @@ class Batch:
         photo_keep: (B', N) bool, the stored mask of each photo, when masks were computed before; else None.
         negative_keep: (B, N) bool, likewise.
         files: The names of the files in the batch, by field.
-        fixed: True if an image depends on its file alone (no augmentation), so that what is computed from it without
-            training may be kept from one epoch to the next.
     """
 
     sketch: Tensor
@@ -211,7 +208,6 @@ class Batch:
     photo_keep: Tensor | None = None
     negative_keep: Tensor | None = None
     files: dict[str, list[str]] = field(default_factory=dict)
-    fixed: bool = False
 
     def names(self, label: Tensor) -> list[str]:
         """Return the class name of each label in a (B,) tensor."""
@@ -223,21 +219,10 @@ class Batch:
             raise ZsbirError("this method trains on triplets: its recipe needs sampling='triplet'")
         return self.sketch, self.photo, self.negative
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch with every tensor on `device`."""
-        import torch
-
-        moved: dict[str, Any] = {
-            item.name: getattr(self, item.name).to(device, non_blocking=non_blocking)
-            for item in fields(self)
-            if isinstance(getattr(self, item.name), torch.Tensor)
-        }
-        return replace(self, **moved)
-
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Vectors of images, with what is needed to score them and to know where they come from.
+    """Vectors of images, with labels to score them by and a record of where they come from.
 
     Attributes:
         vectors: (n, D) float32, as the method gives them (not normalised unless it says so).
@@ -275,7 +260,7 @@ class Embeddings:
 
     @classmethod
     def join(cls, parts: Sequence[Embeddings]) -> Embeddings:
-        """Return the embeddings of all `parts`, the rest as in the first; paths and tokens where all have them."""
+        """Return the embeddings of all `parts`, with paths and tokens if all have them, and the rest of the first."""
         import torch
 
         tokens = [part.tokens for part in parts if part.tokens is not None]

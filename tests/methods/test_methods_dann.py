@@ -18,14 +18,14 @@ def make(**options):
     return zsbir.build("dann", backbone={"name": "tiny", "image_size": 32, "width": 4}, **options)
 
 
-def a_batch(rows=6, files=False, fixed=False):
+def a_batch(rows=6, files=False):
     generator = torch.Generator().manual_seed(1)
     sketch, photo, negative = torch.rand(3, rows, 3, 32, 32, generator=generator)
     label = torch.arange(rows) % 3
     fields = ("sketch", "photo", "negative")
     names = {field: [f"{field}{i}" for i in range(rows)] for field in fields} if files else {}
     return Batch(
-        sketch, photo, label, label, negative, (label + 1) % 3, ("a", "b", "c"), files=names, fixed=fixed
+        sketch, photo, label, label, negative, (label + 1) % 3, ("a", "b", "c"), files=names
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "dinov2": {"name": "timm", "model": "vit_base_patch14_dinov2.lvd142m", "image_size": 224},
     "dinov3": {"name": "timm", "model": "vit_base_patch16_dinov3.lvd1689m", "image_size": 224},
 }
-"""Pretrained networks that one tries first, by name: what each name stands for."""
+"""Short names of the pretrained networks to try first, and what they stand for."""
 
 
 def _other_name(name: str) -> Mapping[str, Any] | None:
@@ -37,4 +37,4 @@ def _other_names() -> list[str]:
 BACKBONES: Registry[Backbone] = Registry(
     "backbone", __name__, "zsbir.backbones.base:Backbone", fallback=_other_name, more_names=_other_names
 )
-"""All backbones by name; a name in `PRESETS` is short for one, and any timm model's name builds the entry ``timm``."""
+"""All backbones by name; `PRESETS` has short names, and any timm model's name builds the entry ``timm``."""

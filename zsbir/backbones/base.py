@@ -20,11 +20,11 @@ class Backbone(nn.Module):
         dim: Width ``D`` of ``Features.vector``.
         grid: Patch grid (h, w) of ``Features.tokens``, or None for a backbone without tokens.
         image_size: Side of the square input in pixels.
-        mean: Per channel, of images in [0, 1], as the weights expect.
-        std: Likewise.
+        mean: Per channel, that the weights expect of images in [0, 1].
+        std: Standard deviation, likewise.
         spec: What `BACKBONES.build` recorded.
-        stages: How many parts, run one after the other, the net can be cut into; 0: it cannot.
-        frozen: How many of the first stages are frozen; for a net that cannot be cut, 1 where all of it is.
+        stages: How many parts, run one after the other, the net can be cut into; 0: it cannot be cut.
+        frozen: How many of the first stages are frozen; for a net that cannot be cut, 1 if all of it is.
     """
 
     dim: int
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     frozen: int = 0
 
     def train_last(self, count: int) -> None:
-        """Let only the last `count` stages train, 0: none; what is frozen stays in evaluation mode.
+        """Let only the last `count` stages train, 0: none; frozen stages stay in evaluation mode.
 
         Raises:
             ZsbirError: If the backbone does not have that many stages.
@@ -55,10 +55,10 @@ class Backbone(nn.Module):
         return self.state_dict()
 
     def lower(self, images: Tensor) -> Tensor:
-        """Return what the frozen stages give of (B, 3, H, W) float32 normalised images.
+        """Return the output of the frozen stages for (B, 3, H, W) float32 normalised images.
 
-        It is the vector (B, D) where all is frozen, else a feature map (B, C, h, w). It may be stored: `features`
-        takes it in place of the images.
+        This is the vector (B, D) if all stages are frozen, else a feature map (B, C, h, w). It may be stored:
+        `features` takes it in place of the images.
         """
         return self(images).vector
 
@@ -67,16 +67,16 @@ class Backbone(nn.Module):
         return Features(images) if images.ndim == 2 else self(images)
 
     def forward(self, images: Tensor) -> Features:
-        """Return the features of (B, 3, H, W) float32 normalised images, or of what `lower` gave of them."""
+        """Return the features of (B, 3, H, W) float32 normalised images, or of the output of `lower`."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the mode, but not that of a backbone that is frozen as a whole."""
+        """Switch the mode; a backbone that is wholly frozen stays in evaluation mode."""
         return super().train(mode and self.frozen != (self.stages or 1))
 
     @torch.no_grad()
     def example(self) -> Features:
-        """Return the features of one black image: what of their sizes is not in `dim` and `grid`."""
+        """Return the features of one black image: they show all sizes, also those not in `dim` and `grid`."""
         was_training = self.training
         features = self.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
         self.train(was_training)
@@ -94,17 +94,17 @@ def build_backbone(
     image_size: int | None = None,
     **more: Any,
 ) -> Backbone:
-    """Build a method's backbone; what a mapping says itself wins over the other arguments.
+    """Build a method's backbone; the entries of a mapping win over the other arguments.
 
     Args:
         backbone: Name, mapping or instance.
         pretrained: Load the pretrained weights.
         weights: A local weights file instead.
         image_size: Side of the input in pixels; None: the backbone's own.
-        **more: Further arguments of the backbone, but for those that are None.
+        **more: Further arguments of the backbone; those that are None are left out.
 
     Raises:
-        ZsbirError: For an unknown name or argument, or an argument beside an instance.
+        ZsbirError: For an unknown name or argument, or any argument with an instance.
     """
     own = backbone if isinstance(backbone, Mapping) else {}
     given = {"pretrained": pretrained or None, "weights": weights, "image_size": image_size, **more}

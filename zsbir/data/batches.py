@@ -165,5 +165,4 @@ def to_batch(
         photo_keep=raw.keep.get("photo"),
         negative_keep=raw.keep.get("negative"),
         files=raw.files,
-        fixed=not raw.warp,
     )
