@@ -70,7 +70,7 @@ def build(spec: str | dict[str, Any] | Method, **overrides: Any) -> Method:
     """Build a method by name, ready to train or to embed: ``zsbir.build("dann", backbone="resnet50", margin=0.5)``.
 
     ``zsbir.list()["methods"]`` has the names, and ``help(zsbir.METHODS.get("dann"))`` a method's arguments with their
-    defaults. Datasets, backbones, maskers, matchers and stores are built likewise by their registries, such as
+    defaults. Datasets, backbones, maskers, matchers and stores are built in the same way by their registries, such as
     ``zsbir.DATASETS.build("openmoji")``.
 
     Args:

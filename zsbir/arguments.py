@@ -76,7 +76,7 @@ def checked(what: str) -> Callable[[C], C]:
     Args:
         what: What is called, for messages: ``"recipe"``.
 
-    The call raises ZsbirError for an argument that is unknown, missing or not what its annotation says (NaN is no
+    The call raises ZsbirError for an argument that is unknown, missing or does not fit its annotation (NaN is no
     number).
     """
 
@@ -87,10 +87,9 @@ def checked(what: str) -> Callable[[C], C]:
 
 
 def wrap(call: C, what: str, done: Callable[[Any, dict[str, Any]], None]) -> C:
-    """Check the arguments of `call` and tell `done` about the result and all arguments, defaults included.
+    """Check the arguments of `call`, then call `done` with its result and all arguments, defaults included.
 
-    A class is changed in place (`done` then gets the object, those of subclasses included); for a function the wrapper
-    is returned.
+    A class is changed in place (`done` gets the object, also of subclasses); for a function a wrapper is returned.
     """
     inner: Any = call.__init__ if isinstance(call, type) else call  # type: ignore[misc]
     if inner is object.__init__:
@@ -176,7 +175,7 @@ def _check(what: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> No
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is what an annotation says; an annotation of a kind not known here is met by everything.
+    """Return whether a value fits an annotation; every value fits an annotation of another kind than these.
 
     >>> fits(3, int | None), fits("3", int), fits(True, int), fits([1, 2], tuple[int, ...]), fits(float("nan"), float)
     (True, False, False, True, False)
@@ -217,7 +216,7 @@ _WORDS = {
 
 
 def in_words(hint: Any) -> str:
-    """Return an annotation as people say it.
+    """Return an annotation in plain words.
 
     >>> in_words(Literal["max", "model"]), in_words(Proportion | None), in_words(Sequence[int])
     ("'max' or 'model'", 'a number in [0, 1] or None', 'a list of whole numbers')

@@ -25,17 +25,17 @@ def create_clip(model: str | Mapping[str, Any], weights: str | None = None, imag
             ``embed_dim``, ``vision_cfg`` and ``text_cfg``.
         weights: A pretrained tag of open_clip (``"openai"``; needs the network once), a local weights file
             (``.safetensors`` or a PyTorch state dict), or None: random weights, the same at every call.
-        image_size: Side of the input in pixels the position embedding is made for; None: the model's own.
+        image_size: Side of the input in pixels; None: the model's own.
 
     Returns:
         The open_clip model: ``visual``, ``encode_text`` and so on.
 
     Raises:
-        ZsbirError: If the model is unknown, or its weights are absent or do not fit.
+        ZsbirError: If the model is unknown, or its weights are missing or do not fit.
     """
     if isinstance(model, str) and open_clip.get_model_config(model) is None:
         raise ZsbirError(f"open_clip has no model {model!r}. {close_matches(model, open_clip.list_models())}")
-    # A fork of the random state: making a frozen CLIP must not change what a seeded training run draws.
+    # With a forked random state, so that making a frozen CLIP does not change a seeded training run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

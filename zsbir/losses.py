@@ -1,7 +1,7 @@
 """Losses that more than one method may want: pure functions of tensors.
 
-``B`` is the batch size, ``D`` the width of the vectors, ``C`` the number of classes. All but `gradient_reversal` are
-computed in float32 or more, whatever comes in: under mixed precision a distance of half-precision vectors overflows.
+``B`` is the batch size, ``D`` the width of the vectors, ``C`` the number of classes. All but `gradient_reversal`
+compute in float32 or more: under mixed precision, distances of half-precision vectors would overflow.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class _GradientReversal(torch.autograd.Function):
 def gradient_reversal(x: Tensor, strength: float = 1.0) -> Tensor:
     """Return `x` unchanged; its gradient is multiplied by ``-strength`` on the way back.
 
-    What comes after learns to minimise a loss, what comes before learns to maximise it (Ganin and Lempitsky,
-    "Unsupervised domain adaptation by backpropagation", ICML 2015, arXiv 1409.7495).
+    The layers after it learn to minimise a loss, those before it to maximise it (Ganin and Lempitsky, "Unsupervised
+    domain adaptation by backpropagation", ICML 2015, arXiv 1409.7495).
 
     Args:
         x: Any shape, floating point.
-        strength: λ, from 0 (nothing flows back) up.
+        strength: λ, at least 0; 0: no gradient flows back.
 
     Returns:
         A tensor equal to `x`.
@@ -132,7 +132,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = N
     Args:
         logits: (B, C).
         target: (B, C) probabilities; rows sum to 1.
-        weight: (B,) of each row, at least 0; None: all 1. The mean is weighted, and 0 if no row has weight.
+        weight: (B,) weight of each row in the mean, at least 0; None: all 1. If all are 0, so is the mean.
 
     Returns:
         A scalar.

@@ -1,8 +1,8 @@
-"""Class names: how their spellings agree, and as people say them, for prompts and for word vectors.
+"""Class names: one spelling for each class, and plain English for prompts and word vectors.
 
-Published names carry underscores, hyphens, brackets and typing habits (``tablelamp``), and some mean only one thing
-within their data set (``bat`` is the animal). The awkward ones of all benchmark classes are listed; every other name
-follows one rule: separators become blanks, and ``car_(sedan)`` becomes ``sedan car``.
+Published names have underscores, hyphens, brackets and habits of spelling (``tablelamp``), and some mean only one thing
+in their data set (``bat`` is the animal). The awkward names of all benchmark classes are listed; all others follow one
+rule: separators become blanks, and ``car_(sedan)`` becomes ``sedan car``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def canonical(name: str) -> str:
-    """Return a class name such that the published spellings of one class agree.
+    """Return a class name in one spelling, whatever the data set's.
 
     >>> canonical("hot-air_balloon") == canonical("Hot air balloon") == canonical("hot_air_balloon")
     True
@@ -70,15 +70,11 @@ _WORDS = {
     "jack o lantern": ("pumpkin", "lantern"),
     "mouse": ("mouse",),
     "mouse (animal)": ("mouse",),
-    "ray": ("stingray",),
     "saw": ("saw",),
     "seal": ("seal",),
-    "sponge bob": ("spongebob",),
-    "t shirt": ("t-shirt",),
     "tank": ("tank",),
-    "walkie talkie": ("walkie-talkie",),
 }
-"""Canonical class name to the words whose vectors are averaged, where they are not those of the prompt."""
+"""Canonical class name to the words whose vectors are averaged, if they are not those of the prompt."""
 
 
 def prompt_name(name: str) -> str:

@@ -43,7 +43,7 @@ def spec_of(component: object) -> Any:
     """Return the spec that was recorded when a component was made.
 
     Raises:
-        ZsbirError: If there is none, because its class, or that of a component given to it, is in no registry.
+        ZsbirError: If it has none, because its class, or that of a component given to it, is not registered.
     """
     spec = getattr(component, "spec", None)
     if spec is None:
@@ -108,7 +108,7 @@ def _documented(file: Path) -> Iterator[tuple[ast.ClassDef | ast.FunctionDef, st
 
 @functools.cache
 def _own_plugins() -> dict[str, str]:
-    """Map the entry points of the plugins that zsbir brings along to the first lines of their docstrings."""
+    """Map the entry points of zsbir's own plugins to the first lines of their docstrings."""
     files = (Path(__file__).parent / "plugins").glob("*.py")
     return {f"zsbir.plugins.{file.stem}:{node.name}": line for file in files for node, line in _documented(file)}
 
@@ -139,10 +139,10 @@ class Registry(Generic[T]):
         kind: What the entries are, in the singular, for messages: ``"masker"``.
         package: The package whose modules hold zsbir's own entries. Its sources are scanned for ``.register("name")``
             decorators, so names are known, and a module is imported only when one of its names is used.
-        base: Where the class of the components is, ``"module:Class"``: what `build` takes as ready. None: any object.
-        fallback: Called with a name that no entry carries; returns a spec of an entry, or None. For instance any
-            timm model name becomes the entry ``timm`` with ``model=name``.
-        more_names: Gives the names that `fallback` takes, for the close matches of a typo.
+        base: ``"module:Class"``: `build` takes instances of it as ready components. None: any object.
+        fallback: Called with an unknown name; returns a spec of an entry, or None. For instance any timm model name
+            becomes the entry ``timm`` with ``model=name``.
+        more_names: Returns the names that `fallback` knows, for the close matches of a typo.
 
     Plugins come through the entry point group ``zsbir.<kind>s``: ``random = "my_package.maskers:MyMasker"``.
     """
@@ -160,7 +160,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
-        """Return a decorator that files a class, or a function that returns a record, under `name`.
+        """Return a decorator that registers a class, or a function that returns a record, under `name`.
 
         Raises:
             ZsbirError: If another class holds the name.
@@ -184,7 +184,7 @@ class Registry(Generic[T]):
         try:
             spec = {"name": name, **{key: _plain(value) for key, value in given.items()}}
         except ZsbirError:
-            return  # made from a part that has no spec: it works, and `spec_of` says why it cannot be saved
+            return  # a part of it has no spec: it works, and `spec_of` says why it cannot be saved
         # object.__setattr__: some components are frozen records, some Modules, and both may carry it.
         object.__setattr__(made, "spec", spec)
 
@@ -202,7 +202,7 @@ class Registry(Generic[T]):
         return isinstance(name, str) and name in self.names()
 
     def describe(self) -> dict[str, str]:
-        """Return each name with the first line of its docstring (others' plugins: where they come from); no imports."""
+        """Return each name with the first line of its docstring (for plugins: their entry point), without imports."""
         own = {name: summary for name, (_, summary) in self._own.items()}
         for name, point in self._plugins.items():
             own.setdefault(name, _own_plugins().get(point.value, f"plugin {point.value}"))
@@ -211,7 +211,7 @@ class Registry(Generic[T]):
         return dict(sorted(own.items()))
 
     def get(self, name: str) -> Callable[..., T]:
-        """Return the class filed under `name`, importing its module if need be.
+        """Return the class registered under `name`; its module is imported if necessary.
 
         Raises:
             UnknownNameError: If there is no such name; the message has the close matches.
@@ -227,7 +227,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def build(self, spec: Spec | T, **overrides: Any) -> T:
-        """Build a component from its name or a mapping ``{"name": ..., argument: value}``; a ready one is returned.
+        """Build a component from its name or a mapping ``{"name": ..., argument: value}``, or return a ready one.
 
         Args:
             spec: The name, the mapping or a ready component.

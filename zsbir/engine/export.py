@@ -1,4 +1,4 @@
-"""Embedding graphs for other runtimes: ONNX, torch.export and Immich, checked against the original."""
+"""Graphs that embed in other runtimes: ONNX, torch.export and Immich, checked against the original."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def export(method: Method, out: Path, kind: Format) -> dict[str, float]:
         method: In evaluation mode.
         out: An existing folder; it gets ``sketch.onnx`` and ``photo.onnx``, or ``sketch.pt2`` and ``photo.pt2``, or
             ``visual/model.onnx``, ``visual/preprocess_cfg.json`` and ``config.json``.
-        kind: ``"onnx"`` (needs the extra ``export``), ``"torch-export"``, or ``"immich"``: the photo tower alone, in
-            the layout that the machine learning service of Immich reads, as ONNX with embeddings of length 1.
+        kind: ``"onnx"`` (needs the extra ``export``), ``"torch-export"``, or ``"immich"``: only the photo tower, as
+            ONNX with embeddings of length 1, in the layout that Immich's machine learning service reads.
 
     Returns:
         The largest absolute difference of each file's embeddings, over batches of 1 and 3 images.
@@ -84,7 +84,7 @@ def export(method: Method, out: Path, kind: Format) -> dict[str, float]:
 
 
 def _describe(method: Method, out: Path, width: int) -> None:
-    """Write what Immich reads beside the graph, which normalises by itself: so mean 0 and deviation 1."""
+    """Write the files that Immich reads with the graph; mean 0 and deviation 1, as the graph itself normalises."""
     size = method.preprocess.size
     interpolation = "bicubic" if method.preprocess.photo in ("bicubic", "pad-black") else "bilinear"
     prepare = {"size": [size, size], "mode": "RGB", "mean": [0.0] * 3, "std": [1.0] * 3,

@@ -16,7 +16,7 @@ from zsbir.engine.logging import EpochBar, StepLog
 from zsbir.errors import ZsbirError
 
 READ_LATER = 8
-"""On a GPU, a step's losses are read this many steps later, so that no step waits for one before it."""
+"""On a GPU, losses are read this many steps later, so that no step waits for an earlier one."""
 
 
 @dataclass
@@ -37,12 +37,12 @@ class Figures:
     Args:
         accelerator: Sums over processes, and feeds trackers.
         log: Where rows go.
-        kept: Says which checkpoint there is, for the error of a loss that is not finite.
+        kept: Says which checkpoint there is, for the error when a loss is not finite.
 
     Attributes:
-        later: Steps between a step and the reading of its figures.
+        later: How many steps later a step's figures are read.
         bar: Shows them.
-        asked: Whether any process was asked to stop, at the last step that was read: the same in all processes.
+        asked: Whether any process was asked to stop by the last step that was read: the same in all processes.
     """
 
     def __init__(self, accelerator: Accelerator, log: StepLog, kept: Callable[[], str]) -> None:
@@ -62,10 +62,10 @@ class Figures:
         files: Mapping[str, list[str]],
         asked: bool,
     ) -> None:
-        """Take in the figures of a step; `row` has those that need no waiting, such as ``step``, counted from 1."""
+        """Take the figures of a step; `row` has those already known, such as ``step``, counted from 1."""
         late = {name: value for name, value in logged.items() if isinstance(value, Tensor)}
         values = torch.stack([v.detach().float().reshape(()) for v in (*terms.values(), total, *late.values())])
-        if not self._alone:  # all must stop at the same step, so one process's signal is told to the others
+        if not self._alone:  # all must stop at the same step, so the processes share their signals
             values = torch.cat([values, values.new_full((1,), float(asked))])
             values = self._accelerator.reduce(values, reduction="mean")
         ready = None

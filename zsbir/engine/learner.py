@@ -45,11 +45,11 @@ class Learner:
 
     Args:
         method: Is changed in place: it gets the recipe's adapters, and is moved to the accelerator's device.
-        recipe: Optimiser, rates, clipping, adapters, average.
+        recipe: Optimiser, rates, clipping, adapters and average.
         accelerator: Runs the steps.
-        speed: How they are run.
+        speed: How they run.
         seed: Of the adapters' random matrices.
-        accumulate: Steps whose gradients are summed before the optimiser's.
+        accumulate: Steps whose gradients are summed up for one step of the optimiser.
 
     Attributes:
         adapters: The low-rank adapters, or None.
@@ -113,7 +113,7 @@ class Learner:
         return self.method if self.average is None else self.average.module
 
     def plain_state(self, method: Method) -> dict[str, Tensor] | None:
-        """Return the state of the method, or of `result`, with the adapters merged; None where there are none."""
+        """Return the state of the method, or of `result`, with the adapters merged; None without adapters."""
         return None if self.adapters is None else self.adapters.plain_state(method)
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a progress bar, lines where there is no terminal, and ``metrics.jsonl``."""
+"""What a run reports: a progress bar (lines if there is no terminal), and ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import torch
 from tqdm import tqdm
 
 SECONDS = 5
-"""Nothing is silent for longer."""
+"""The longest time without a line."""
 
 
 class StepLog:
-    """Appends one JSON object a line to a file: exact figures, kept whatever the terminal does.
+    """Appends exact figures to a file, one JSON object a line.
 
     Args:
         file: Where; None: nowhere.
-        size: On resuming, its length in bytes at the checkpoint: what came later is dropped, and written again.
+        size: On resuming, its length in bytes at the checkpoint: later rows are dropped, as they are written again.
     """
 
     def __init__(self, file: Path | None, size: int = 0) -> None:
@@ -40,7 +40,7 @@ class StepLog:
 
     @property
     def size(self) -> int:
-        """The file's length in bytes; all of it is on the disk."""
+        """The file's length in bytes, once all of it is on the disk."""
         if self._file is None or not self._file.is_file():
             return 0
         with self._file.open("rb") as handle:
@@ -59,7 +59,7 @@ class Estimate:
 
     Args:
         steps: How many are left.
-        show: False for processes other than the first, or when the caller wants silence.
+        show: False: say nothing, as in processes other than the first.
     """
 
     def __init__(self, steps: int, show: bool) -> None:
@@ -92,7 +92,7 @@ class EpochBar:
         done: Steps done before (resuming).
         images: Images a step, all processes together.
         device: Whose memory is shown.
-        show: False for processes other than the first, or when the caller wants silence.
+        show: False: show nothing, as in processes other than the first.
     """
 
     def __init__(self, name: str, steps: int, done: int, images: int, device: torch.device, show: bool) -> None:
@@ -103,7 +103,7 @@ class EpochBar:
         self._bar = tqdm(total=steps * images, initial=done * images, desc=name, unit="img") if terminal else None
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """End the bar; it stays on the screen."""
         if self._bar is not None:
             self._bar.close()
 
@@ -128,14 +128,14 @@ class EpochBar:
 
 
 def memory_gb(device: torch.device) -> float:
-    """Return the memory in use, in GB: on CUDA the most that was allocated, else the process's resident set."""
+    """Return the memory in use, in GB: on CUDA the most that was ever allocated, else the process's resident set."""
     held = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
     return float(held) / 1e9
 
 
 @contextmanager
 def heard(what: str, show: bool = True) -> Iterator[None]:
-    """Say every five seconds that a block is still at work on `what`."""
+    """Say every five seconds that a block is still busy with `what`."""
     done = threading.Event()
 
     def tell() -> None:

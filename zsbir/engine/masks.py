@@ -18,16 +18,13 @@ from zsbir.types import Split
 
 
 def use_stored_masks(trainer: Trainer, root: str | Path) -> MaskStore:
-    """Make a trainer read its masks from the store under `root`, computing first those that are missing.
+    """Compute a trainer's missing masks, and make it read its masks from the store under `root`.
 
-    Call it before `Trainer.fit`. Raises ZsbirError as `stored_masks`, and if photos are warped in training.
+    Call it before `Trainer.fit`. Raises ZsbirError as `stored_masks`, and if training warps photos.
     """
     if trainer.recipe.augment != "none":
         raise ZsbirError("stored masks do not follow a warped photo: use augment=none with them")
-    store = stored_masks(
-        trainer.method, trainer.dataset, root, device=trainer.accelerator.device,
-        progress=trainer.progress,
-    )  # fmt: skip
+    store = stored_masks(trainer.method, trainer.dataset, root, device=trainer.device, progress=trainer.progress)
     trainer.loader.steps.keep = store
     return store
 
@@ -42,12 +39,12 @@ def stored_masks(
     batch_size: int = 64,
     progress: bool = False,
 ) -> MaskStore:
-    """Compute the masks of a dataset's training photos, those that are not stored yet, and return the store.
+    """Compute the missing masks of a dataset's training photos, and return the store.
 
     Args:
         method: A method with a masker, such as `puxim`.
         dataset: Opens the photos.
-        root: Folder of all mask stores; it can be shared by runs and datasets.
+        root: Folder of all mask stores; runs and datasets can share it.
         split: Whose photos; None: the training part.
         device: Where the masker runs.
         batch_size: Photos at a time.
@@ -57,7 +54,7 @@ def stored_masks(
         The store, ready for ``Trainer(..., keep=store)``. Photos that cannot be read are left out, with a note.
 
     Raises:
-        ZsbirError: If the method has no masker, or one whose masks cannot be stored.
+        ZsbirError: If the method has no masker, or its masks cannot be stored.
     """
     masker = getattr(method, "masker", None)
     grid = getattr(getattr(method, "encoder", None), "grid", None)

@@ -129,7 +129,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def settings_of(run: Mapping[str, Any], workers: int | None = None) -> dict[str, Any]:
-    """Return a run's recipe, seed and settings as `Trainer` takes them, with other `workers` if given."""
+    """Return the arguments of `Trainer` for a run's recipe, seed and settings, with other `workers` if given."""
     with reading("settings of", "run.json"):
         settings = {k: v for k, v in run["settings"].items() if k != "processes"}
         if workers is not None:
@@ -139,7 +139,7 @@ def settings_of(run: Mapping[str, Any], workers: int | None = None) -> dict[str,
 
 
 def dataset_of(run: Mapping[str, Any], root: str | Path | None = None) -> Dataset:
-    """Return a run's dataset; `root` says where its folder is now, if it was moved."""
+    """Return a run's dataset; `root` is its folder if it has moved."""
     return DATASETS.build(run["dataset"], **({} if root is None else {"root": str(root)}))
 
 
@@ -147,7 +147,7 @@ def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recip
     """Return `start` (or the defaults) with some values replaced.
 
     Raises:
-        ZsbirError: For a setting that a recipe does not have, with the close matches, or a value out of range.
+        ZsbirError: For an unknown setting, with the close matches, or a value out of range.
     """
     merged = {**asdict(start or Recipe()), **values}
     if isinstance(merged["freeze"], str):
@@ -159,7 +159,7 @@ def recipe_from(values: Mapping[str, Any], start: Recipe | None = None) -> Recip
 
 
 def _revision() -> str | None:
-    """Return the commit of zsbir's own checkout, without calling git: in a foreign one it would run its programs."""
+    """Return the commit of zsbir's checkout, without calling git, which runs programs that a checkout names."""
     git = Path(zsbir.__file__).resolve().parent.parent / ".git"
     try:
         if git.is_file():  # a worktree: a file that names the folder

@@ -27,7 +27,7 @@ class Selection:
             ``"accuracy"``: how many held-out sketches of the training classes are classified correctly, as published
             with SBKA; ``"test"``: mAP@all on the unseen classes, which is not honest; ``"none"``.
         every: Epochs between scores.
-        patience: Stop after so many scores without a better one; None: never.
+        patience: Stop after this many scores without a better one; None: never.
 
     Raises:
         ZsbirError: If the method or the dataset lacks what ``"accuracy"`` needs.

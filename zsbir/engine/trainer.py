@@ -46,13 +46,13 @@ class Trainer:
         out: The run folder, new or empty; None: write nothing.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"`` (CUDA only).
-        seed: Of sampling, augmentation and dropout. (Random weights are made by `build`, before.)
+        seed: Of sampling, augmentation and dropout. (`build` makes the random weights, before.)
         workers: Processes that decode images; 0: in the loop.
-        accumulate: Steps whose gradients are summed up before the optimiser's step.
+        accumulate: Steps whose gradients are summed up for one step of the optimiser.
         validate_every: Epochs between validations.
         select_on: What chooses ``best``, see `zsbir.engine.selection.Selection`; ``"test"`` is noted in the run.
-        patience: Stop after so many validations without a better one; None: never.
-        save_every: Steps between checkpoints within an epoch; one is written after each epoch anyway. None: only then.
+        patience: Stop after this many validations without a better one; None: never.
+        save_every: Steps between checkpoints within an epoch; None: only one after each epoch.
         max_bad_images: How many unreadable images are skipped before the run ends.
         speed: How steps are run.
         track: Trackers of Accelerate besides ``metrics.jsonl``: ``"tensorboard"``, ``"wandb"``, ...

@@ -1,6 +1,6 @@
 """Maskers: which patches of a photo to keep.
 
-A module without an underscore is a masker, but for the machinery: `base` (the contract), `quality`, `picture`, `store`.
+A module without an underscore is a masker, except for `base` (the contract), `quality`, `picture` and `store`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def choose(scores: Tensor, ratio: float, keep: int | None = None, threshold: flo
         ratio: Share to mask, r in [0, 1). As published, ``int(N·r) + 1`` patches are masked: of 196 patches and
             r = 0.7, 138 are masked and 58 kept; for r = 0 one is masked.
         keep: Number of patches to keep instead.
-        threshold: Keep what exceeds it instead, after scaling each row to [0, 1]; the best patch is always kept.
+        threshold: Keep instead the patches above it, with each row scaled to [0, 1]; the best patch is always kept.
 
     Returns:
         (B, N) bool, True = keep; at least one in every row. Of equal scores the later patch is kept.

@@ -1,8 +1,7 @@
 """CLIP Surgery around open_clip's own image tower: patch tokens that can be compared with words.
 
 Li et al., CLIP Surgery for Better Explainability with Enhancement in Open-Vocabulary Tasks (arXiv:2304.05653), in the
-form that PuXIM uses. Nothing of CLIP is copied: the blocks of the tower run as they are, and the surgery path reads
-their weights.
+form that PuXIM uses. CLIP is not copied: its blocks run unchanged, and the surgery path reads their weights.
 """
 
 from __future__ import annotations
@@ -17,11 +16,7 @@ from zsbir.errors import ZsbirError
 
 
 def check_tower(visual: Any, blocks: int) -> None:
-    """Refuse an image tower that surgery cannot be done on.
-
-    Raises:
-        ZsbirError: If it is no ViT of open_clip, pools by attention, or has fewer blocks.
-    """
+    """Raise ZsbirError for an image tower that is no ViT of open_clip, pools by attention, or has too few blocks."""
     layers = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if layers is None or not hasattr(visual, "class_embedding"):
         raise ZsbirError(
@@ -96,7 +91,7 @@ def _value_attention(block: Any, x: Tensor) -> Tensor:
 
 
 def feature_surgery(tokens: Tensor, texts: Tensor) -> Tensor:
-    """Return how similar each token is to each text, with what all texts share taken out.
+    """Return how similar each token is to each text, without what all texts have in common.
 
     With F the tokens (row 0 the class token) and T the texts of one image: p = softmax(2·F₀Tᵀ), w = p / mean(p),
     G[n, k, c] = F[n, c]·T[k, c]·w[k]; the mean of G over k is subtracted, and the sum over c is the similarity. Since

@@ -18,7 +18,7 @@ class AttentionMasker(ScoreMasker):
     Args:
         ratio: Share of the patches that is masked, counted as `vxl` does.
         keep: Number of patches to keep instead.
-        threshold: Keep what exceeds it instead, in maps scaled to [0, 1].
+        threshold: Keep instead the patches above it, in maps scaled to [0, 1].
 
     The attention is that of the encoder's last block, mean over heads. It changes as the encoder trains, so these
     masks cannot be stored.

@@ -21,7 +21,7 @@ class MaskRequest:
         class_names: The label of each photo, length B.
         grid: The patch grid (h, w) of the encoder; ``N = h * w``.
         features: The encoder's features of the same photos, for maskers with `needs_attention`.
-        objects: (B, H, W) bool, True on the object, where the dataset knows it, for maskers with `needs_objects`.
+        objects: (B, H, W) bool, True on the object, for maskers with `needs_objects`; None if the dataset has none.
     """
 
     images: Tensor
@@ -37,15 +37,13 @@ class MaskRequest:
 
 
 class Masker(nn.Module):
-    """Chooses the patches of a photo that are kept.
-
-    A masker is frozen: it has no parameter that trains and gives no gradient.
+    """Chooses which patches of a photo to keep, without parameters that train and without gradient.
 
     Attributes:
         spec: Its name and arguments, recorded when it is made.
         needs_attention: True if it reads ``features.attention``.
         needs_objects: True if it reads ``objects``.
-        depends_on_backbone: True if the choice changes while the encoder trains, so masks cannot be stored.
+        depends_on_backbone: True if its masks change while the encoder trains, and so cannot be stored.
     """
 
     spec: dict[str, Any]
@@ -67,7 +65,7 @@ class Masker(nn.Module):
 
 
 def masker_spec(masker: str | Mapping[str, Any], clip_weights: str | None, pretrained: bool) -> Mapping[str, Any]:
-    """Return a masker's spec with the source of its weights filled in, if it takes one and names none.
+    """Return a masker's spec, with the source of CLIP's weights filled in if the masker has one and names none.
 
     Args:
         masker: Name or mapping.

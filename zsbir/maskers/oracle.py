@@ -15,13 +15,13 @@ from zsbir.maskers.quality import coverage
 
 @MASKERS.register("oracle")
 class OracleMasker(Masker):
-    """Keeps the patches on the true object, where the dataset knows it: the best that a masker can do.
+    """Keeps the patches on the true object, if the dataset knows it: the best that a masker can do.
 
     Args:
         share: Keep a patch if the object covers at least this share of it, in (0, 1].
-        ratio: Mask this share of the patches instead, those least covered, counted as `vxl` does.
+        ratio: Instead mask this share of the patches, the least covered ones, counted as `vxl` does.
 
-    If the object covers no patch enough, the patch that it covers most is kept.
+    If no patch is covered enough, the most covered one is kept.
     """
 
     needs_objects = True

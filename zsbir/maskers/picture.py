@@ -1,4 +1,4 @@
-"""Draw what a masker does: photo, heat map and kept patches side by side."""
+"""A picture of a masker's choice: photo, heat map and kept patches side by side."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MARGIN, LINE = 6, 14
 def mask_picture(
     photos: Pixels, heat: Tensor, keep: Tensor, grid: tuple[int, int], titles: Sequence[str]
 ) -> Image.Image:
-    """Return one row per photo: the photo, the heat map over it, and what is kept of it.
+    """Return one row per photo: the photo, the heat map over it, and the patches that are kept.
 
     Args:
         photos: (B, S, S, 3) uint8.
         heat: (B, N) float, higher = more of the object; each map is scaled by its own range.
         keep: (B, N) bool, True = keep.
         grid: The patch grid (h, w).
-        titles: What is written over each row, length B.
+        titles: The title of each row, length B.
 
     Returns:
         An RGB picture, 3 S and some margin wide. Masked patches are darkened, kept ones outlined.

@@ -13,7 +13,7 @@ from zsbir.maskers.base import MaskRequest
 
 @MASKERS.register("random")
 class RandomMasker(ScoreMasker):
-    """Keeps random patches, drawn anew at every call: what a masker must beat.
+    """Keeps random patches, drawn anew at every call: the baseline that a masker must beat.
 
     Args:
         ratio: Share of the patches that is masked, counted as `vxl` does.

@@ -22,34 +22,33 @@ from zsbir.names import prompt_name
 
 @MASKERS.register("vxl")
 class VxL(ScoreMasker):
-    """CLIP Surgery: the patches that match the class name, as PuXIM's VxL sampler chooses them.
+    """CLIP Surgery: keeps the patches that match the class name, as PuXIM's VxL sampler does.
 
-    Per photo the texts are a generic word and the class name; the map is the class name's similarity after feature
-    surgery, and the patches with the lowest similarity are masked. The texts are encoded once per class and kept.
+    The texts of a photo are a generic word and the class name; the map is each patch's similarity to the class name
+    after feature surgery, and the patches with the lowest similarity are masked. Texts are encoded once a class.
 
     Args:
         model: A ViT of open_clip by name, or its configuration as a mapping. The default is the published CLIP
             ViT-B/16, whose weights were trained with the quick GELU.
         weights: A pretrained tag of open_clip, such as ``"openai"``, or a local weights file. None: random weights,
-            whose masks mean nothing; a warning says so at first use.
+            whose masks mean nothing; a warning says so at the first use.
         ratio: Share r of the patches that is masked; see PuXIM's page for the published count.
         keep: Number of patches to keep instead.
-        threshold: Keep what exceeds it instead, in maps scaled to [0, 1].
+        threshold: Keep instead the patches above it, in maps scaled to [0, 1].
         blocks: How many of the last blocks get the surgery path.
-        prompts: ``"word"``: the class name alone, as `zsbir.names.prompt_name` says it; ``"raw"``: as the data set
-            writes it, as in PuXIM's release; ``"ensemble"``: the mean over open_clip's ImageNet templates; or templates
-            of one's own with ``{}`` where the spoken name goes.
-        generic: The text that stands for what every photo has.
-        norm: Axis over which the image tokens are normalised: ``"tokens"`` as the published code does, or
-            ``"features"`` as CLIP does.
+        prompts: ``"word"``: the class name alone, as `zsbir.names.prompt_name` spells it; ``"raw"``: as the data set
+            spells it, as in PuXIM's release; ``"ensemble"``: the mean over open_clip's ImageNet templates; or other
+            templates, with ``{}`` in the place of the name.
+        generic: The text for what all photos have in common.
+        norm: Axis over which the image tokens are normalised: ``"tokens"`` as in the published code, or ``"features"``
+            as in CLIP.
         statistics: Photos are normalised with CLIP's own mean and std (``"clip"``), or both 0.5 (``"half"``, as in
             PuXIM's release).
-        image_size: Side of CLIP's input in pixels. None: the encoder's grid times CLIP's patch size, but no less than
-            the size CLIP was trained at. When CLIP's grid is not the encoder's, the map is resized to it.
-        precision: ``"auto"``: bfloat16 on a GPU, float32 elsewhere; or one of both. Maps are made in float32.
+        image_size: Side of CLIP's input in pixels. None: the encoder's grid times CLIP's patch size, but at least the
+            size CLIP was trained at. If CLIP's grid is not the encoder's, the map is resized to that.
+        precision: ``"auto"``: bfloat16 on a GPU, float32 elsewhere; or one of the two. Maps are made in float32.
 
-    CLIP is made at the first use and is no part of the state: a trained method needs none to embed, and `spec` says
-    how it was made.
+    CLIP is made at the first use and is not saved: a trained method embeds without it.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class VxL(ScoreMasker):
         self.templates, self.generic, self.raw = _templates(prompts), generic, prompts == "raw"
         self.statistics = statistics
         self.norm, self.image_size, self.precision = norm, image_size, precision
-        # In a list, so that torch does not register it as a submodule: it is frozen and not saved.
+        # A list, so that torch does not register it as a submodule: it is frozen and not saved.
         self._clip: list[Any] = []
         self._tokenizer: Any = None
         self._texts: dict[str, Tensor] = {}
@@ -82,7 +81,7 @@ class VxL(ScoreMasker):
         """The open_clip model, made at the first use.
 
         Raises:
-            ZsbirError: If its weights are neither here nor downloadable, or its image tower does not suit.
+            ZsbirError: If its weights are neither here nor can be downloaded, or its image tower is of another kind.
         """
         if not self._clip:
             if self.weights is None:
@@ -99,14 +98,14 @@ class VxL(ScoreMasker):
     def heatmap(self, request: MaskRequest) -> Tensor:
         """Return (B, N) float32: the similarity of each patch to its photo's class name."""
         images, grid = request.images, request.grid
-        # No autocast from outside: CLIP runs in its own dtype whatever the trainer's precision is.
+        # CLIP runs in its own dtype, not in the trainer's precision.
         self._place(images.device)
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
             tokens = surgery_tokens(self.clip.visual, self._prepare(images, grid), self.blocks).float()
             texts = self.text_features([self.generic, *request.class_names])
             pairs = torch.stack([texts[:1].expand(len(images), -1), texts[1:]], dim=1)
             maps = self.similarity(tokens, pairs)[:, 1:, 1]
-        maps = maps.clone()  # out of inference mode: such tensors cannot be saved for a backward pass
+        maps = maps.clone()  # tensors of inference mode cannot be saved for a backward pass
         if (own := self._clip_grid(grid)) != grid:
             square = maps.reshape(len(maps), 1, *own)
             maps = F.interpolate(square, size=grid, mode="bilinear", align_corners=False, antialias=True).flatten(1)
@@ -118,10 +117,7 @@ class VxL(ScoreMasker):
         return feature_surgery(tokens / tokens.norm(dim=axis, keepdim=True), texts)
 
     def text_features(self, names: Sequence[str]) -> Tensor:
-        """Return (n, C) float32 of norm 1: each name's text feature, encoded once and kept.
-
-        The generic word is encoded as it is; every other name goes through the prompts.
-        """
+        """Return (n, C) float32 of norm 1: text features of names in the prompts, and of the generic word alone."""
         missing = [name for name in dict.fromkeys(names) if name not in self._texts]
         if missing:
             self._texts.update(zip(missing, self._encode(missing), strict=True))

@@ -1,4 +1,4 @@
-"""What tells the two domains apart, measured on seen classes and taken out of the features: no label, no gradient."""
+"""The difference between the domains, measured on seen classes without labels, and removed from the features."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from zsbir.errors import ZsbirError
 
 
 class Alignment(nn.Module):
-    """Brings features of different domains together; any method can carry one, and it is saved with the weights.
+    """Brings the features of different domains together; it can be part of any method, and is saved with the weights.
 
     Args:
-        width: Of the features, D.
-        views: Names of the kinds of features; the first two are the domains whose variances `remove` compares.
+        width: Width of the features, D.
+        views: Names of the kinds of features; `remove` compares the variances of the first two, the domains.
         center: Subtract each view's mean.
-        scale: Divide by each view's standard deviation, dimension by dimension, as a BatchNorm layer a domain would. A
-            tenth of the mean deviation is added, so that no dimension blows up.
+        scale: Divide by each view's standard deviation, dimension by dimension, as one BatchNorm layer a domain would.
+            A tenth of the mean deviation is added, so that no small deviation is divided by.
         remove: How many directions to project out besides: the eigenvectors of ``cov(first) − cov(second)`` with the
-            largest absolute eigenvalues. A linear domain classifier has nothing to hold on to in what is left there.
+            largest absolute eigenvalues, by which a linear classifier could tell the domains apart.
 
     Raises:
         ZsbirError: For more directions than dimensions, or `remove` with `scale` or more than two views.
 
     Attributes:
-        measured: Whether `measure` was called, or a state that was measured loaded.
+        measured: Whether `measure` was called, or a measured state loaded.
     """
 
     means: Tensor
@@ -59,7 +59,7 @@ class Alignment(nn.Module):
 
     @property
     def active(self) -> bool:
-        """Whether it changes anything, and so has to be measured."""
+        """Whether it changes the features, and so must be measured."""
         return self.center or self.scale or bool(self.remove)
 
     def forward(self, vector: Tensor, view: str) -> Tensor:

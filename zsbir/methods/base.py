@@ -32,30 +32,31 @@ class Recipe:
         batch_size: Rows (triplets, or images for ``sampling="mixed"``) a step and process.
         samples_per_epoch: Rows an epoch; None: every sketch once (triplets) or the shorter domain once (mixed).
         sampling: ``"triplet"`` (sketch anchor, positive photo, negative photo), ``"mixed"`` (both domains at once) or
-            ``"balanced"`` (`per_class` sketches and as many photos of each of some classes; `batch_size` sketches).
-        per_class: Sketches, and photos, of each class of a balanced batch.
-        anchor: What triplets draw evenly: ``"sketch"`` or ``"class"``, see `zsbir.data.sampling.triplet_plan`.
+            ``"balanced"`` (`batch_size` sketches and as many photos, `per_class` of each class).
+        per_class: Sketches, and photos, of each class in a balanced batch.
+        anchor: What triplets draw evenly, ``"sketch"`` or ``"class"``, see `zsbir.data.sampling.triplet_plan`.
         sketch_share: Share of sketches in a mixed batch, in (0, 1).
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
         lr: Learning rate at the start.
         weight_decay: As the optimiser defines it.
         schedule: ``"constant"``, ``"cosine"`` (to 0 at the end) or ``"exponential"`` (times `decay` at the end).
-        decay: What ``"exponential"`` has multiplied the learning rate by at the end.
+        decay: Factor of the learning rate at the end of ``"exponential"``.
         warmup: Steps of linear warm-up.
-        clip: Largest gradient norm; None: not clipped.
+        clip: Largest gradient norm; None: no clipping.
         augment: ``"none"``, ``"affine"`` (flip, scale, rotation, shift, with probability `augment_probability`), or
             ``"affine-corner"``: about the top left corner, not the centre, as released with SBKA.
         augment_probability: Share of the samples that are augmented.
-        sketch_fill: What a warp puts outside a sketch, in [0, 1] (1: white, its background; 0: black, as released with
-            SBKA); None: the border is repeated.
+        sketch_fill: Value outside a warped sketch, in [0, 1] (1: white, its background; 0: black, as released with
+            SBKA); None: repeat the border.
         photo_fill: Likewise for photos.
-        freeze: Shell patterns of parameter names that do not train, such as ``"*.blocks.[0-5].*"``.
-        fixed_norm: BatchNorm layers keep the statistics that they start with, as in evaluation. Small batches of two
-            domains give poor ones, which a pretrained backbone with a low rate does not make up for.
-        layer_decay: Each layer of a timm backbone trains at the rate of the one above times this; None: all the same.
+        freeze: Shell patterns of the names of parameters that do not train, such as ``"*.blocks.[0-5].*"``.
+        fixed_norm: BatchNorm layers keep the statistics they start with, as in evaluation: those of small batches of
+            two domains are poor, and a pretrained backbone at a low rate does not recover from them.
+        layer_decay: Each layer of a timm backbone trains at this share of the rate of the layer above; None: at the
+            same rate.
         lora: Train low-rank adapters of the backbone instead of its weights: ``{"rank": 8, "alpha": 16}``, see
-            `zsbir.engine.lora.Lora`; None: the weights train.
-        ema: Decay of an average of the weights, which is what is validated and kept as ``best``; None: no average.
+            `zsbir.engine.lora.Lora`; None: train the weights.
+        ema: Decay, in (0, 1), of an average of the weights, which is validated and saved as ``best``; None: no average.
     """
 
     epochs: Count = 20
@@ -85,7 +86,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RecipeSet:
-    """Settings that belong together, under a name: ``zsbir train METHOD --recipe small-data``.
+    """Settings that belong together, chosen by name: ``zsbir train METHOD --recipe small-data``.
 
     Attributes:
         options: Arguments of the method.
@@ -102,12 +103,12 @@ class Method(Encoder, ModelHubMixin):
     Attributes:
         recipe: The published training settings.
         recipes: Other settings by name.
-        trains: False for a method without gradient: `fit` alone makes it ready.
-        has_unused_parameters: True if some trainable parameters get no gradient in some steps: distributed training
-            must then look for them.
-        select_from: The first epoch, from 0, whose checkpoint ``select_on="accuracy"`` may choose.
-        embeds_with: Its parts that embed: they must be whole in a released checkpoint.
-        logged: Figures of the last step that are no losses (schedules, accuracies), by name; filled by `forward`.
+        trains: False for a method without gradient, which `fit` alone makes ready.
+        has_unused_parameters: True if some trainable parameters get no gradient in some steps; distributed training
+            then looks for them.
+        select_from: The first epoch, from 0, that ``select_on="accuracy"`` may choose.
+        embeds_with: The parts that embed: a released checkpoint must hold all of their weights.
+        logged: Other figures of the last step than losses (schedules, accuracies), by name; set by `forward`.
     """
 
     recipe: Recipe = Recipe()
@@ -122,51 +123,50 @@ class Method(Encoder, ModelHubMixin):
         self.logged: dict[str, Tensor | float] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted loss terms by name, each a scalar; their sum is what the trainer minimises.
+        """Return the weighted loss terms by name, each a scalar; the trainer minimises their sum.
 
-        It is `forward`, not another name, because distributed training hooks into it.
+        It must be called `forward` because distributed training hooks into that.
         """
         raise TypeError(f"{type(self).__name__} has no forward")
 
     def classify(self, images: Tensor) -> Tensor:
-        """Return (B, C) logits over the training classes, for ``select_on="accuracy"``; not every method can."""
+        """Return (B, C) logits over the training classes, for ``select_on="accuracy"``, if the method has them."""
         raise ZsbirError(f"{type(self).__name__} has no classifier")
 
     def fit(self, dataset: Dataset, *, seed: int = 0, **options: Any) -> None:
-        """Measure what is learned from seen classes without gradient; most methods have nothing of that kind.
+        """Measure what the method learns from seen classes without gradient; for most methods nothing.
 
         Args:
-            dataset: Its training part is read.
+            dataset: Its training part is measured.
             seed: Of the order, where it matters.
             **options: As for `zsbir.methods.embedding.apply`: device, batch_size, workers, progress, cache.
         """
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
-        """Set schedules at the start of an epoch, counted from 0. `epoch` is all it may depend on (exact resume)."""
+        """Set schedules at the start of an epoch, counted from 0; they may depend on nothing else (exact resume)."""
 
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups; by default all trainable parameters at the recipe's rate."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def save(self, folder: str | Path) -> None:
-        """Write spec and weights to a folder that `zsbir.load` reads, replacing one that is there when it is whole."""
+        """Write spec and weights to a folder that `zsbir.load` reads; once whole, it replaces the one that is there."""
         saving.save(self, folder)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        # What ModelHubMixin's push_to_hub and save_pretrained call; the folder is theirs and exists.
+        # Called by ModelHubMixin's push_to_hub and save_pretrained, which make the folder.
         saving.write_method(save_directory, self)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> Method:
-        # What ModelHubMixin.from_pretrained calls, with a local folder or the name of a repository on the hub.
+        # Called by ModelHubMixin.from_pretrained, with a local folder or the name of a repository on the hub.
         if Path(model_id).is_dir():
             return load(model_id)
         known = ("cache_dir", "force_download", "local_files_only", "token")
-        given = {key: options[key] for key in known if key in options}
-        return load(snapshot_download(model_id, revision=revision, **given))
+        return load(snapshot_download(model_id, revision=revision, **{k: options[k] for k in known if k in options}))
 
     def released_state(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights of the authors' checkpoint by this method's names, and remove them from `given`.
+        """Return the weights of the authors' checkpoint under this method's names, and remove them from `given`.
 
         Args:
             given: All tensors of the file by dotted name, see `zsbir.methods.released.load_released`.
@@ -175,11 +175,11 @@ class Method(Encoder, ModelHubMixin):
 
     @classmethod
     def published_for(cls, dataset: str) -> dict[str, Any]:
-        """Return the constructor's arguments that are published for a data set, by its registry name."""
+        """Return the constructor's arguments published for a data set, given by its registry name."""
         return {}
 
     def negative_weights(self, classes: Sequence[str]) -> Tensor | None:
-        """Return (C, C) weights for drawing the negative class (row: anchor), or None for uniform."""
+        """Return (C, C) weights for drawing the negative class (rows: the anchor's class), or None for uniform."""
         return None
 
 
@@ -196,11 +196,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Method:
         device: Where to put it.
 
     Returns:
-        zsbir.methods.base.Method: Built from its own spec and filled with the saved weights; no network and no weights
-        file is needed, whatever it was trained from.
+        zsbir.methods.base.Method: Built from its own spec and filled with the saved weights. This needs neither the
+        network nor the weights it was trained from.
 
     Raises:
-        ZsbirError: If there is no such checkpoint or device, or it does not fit the spec or is of a newer zsbir.
+        ZsbirError: If there is no such checkpoint or device, or the checkpoint is damaged or of a newer zsbir.
     """
     place = as_device(device)
     if str(path) == PACKAGED and not Path(path).exists():

@@ -12,15 +12,15 @@ and t_c the text feature of "a photo of a {class}"::
          + text · (CE(scale·cos(f(s), t), class) + CE(scale·cos(f(p), t), class))
          + shuffle · max(0, cos-dist(f(π s), f(π p)) − cos-dist(f(π s), f(π′ p)) + margin)
 
-The official code (Sketch_LVM) has the first term alone. The text term is the paper's figure's and the second
-implementation's (ClipPrompt, with weight 0.5 and margin 0.3). The fine-grained part was never released: ``common=True``
-(one set of prompts for both domains) and `shuffle` are read from the paper's abstract and figure, its term on the
-distribution of relative distances is not here.
+The official code (Sketch_LVM) has the first term only. The text term is in the paper's figure and in a second
+implementation (ClipPrompt, with weight 0.5 and margin 0.3). The fine-grained part was never released: ``common=True``
+(one set of prompts for both domains) and `shuffle` follow the paper's abstract and figure; its term on the distribution
+of relative distances is left out.
 
 Deviations from the official code:
 
-- Only the LayerNorms train beside the prompts. There, everything not called weight or bias trains too (the attention's
-  input maps, the embeddings, the projection), at 1e-6, which its text does not mean: ``train="released"``.
+- Only the LayerNorms train beside the prompts. There, all parameters not called weight or bias train too (the
+  attention's input maps, the embeddings, the projection), at 1e-6, unlike in the paper: ``train="released"``.
 - Sketches are drawn in random order, not class by class; the best checkpoint is chosen on held-out seen classes, not
   by the loss on the unseen ones.
 - Images are normalised as CLIP expects; both codes take ImageNet's statistics: ``preprocess``.
@@ -48,7 +48,7 @@ from zsbir.methods.base import Method, Recipe
 from zsbir.types import Batch, Domain, Features
 
 _RELEASED = ("in_proj_weight", "in_proj_bias", "class_embedding", "positional_embedding", "proj")
-"""Last names of the parameters that the official code trains without meaning to."""
+"""Last names of the parameters that the official code trains unlike the paper."""
 
 
 @METHODS.register("clip-prompt")
@@ -61,7 +61,7 @@ class ClipPrompt(Method):
         weights: A local file with CLIP's weights instead.
         prompts: K, at least 1.
         common: One set of prompts for both domains (fine-grained retrieval).
-        train: What trains beside the prompts: ``"layernorm"`` as meant, ``"released"``: see the module's docstring.
+        train: What trains beside the prompts: ``"layernorm"`` as in the paper; ``"released"``: see above.
         margin: Of the triplet loss, in cosine distance.
         text: Weight of the text classification; 0: without, and without CLIP's text tower.
         shuffle: Weight of the patch-shuffling triplets (fine-grained retrieval); 0: without.
@@ -108,7 +108,7 @@ class ClipPrompt(Method):
                 module.requires_grad_(True)
 
     def _append(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Put the domain's prompts behind the row (B, 1 + N, C) on its way into the first norm."""
+        """Append the domain's prompts to the row (B, 1 + N, C) on its way into the first norm."""
         row = inputs[0]
         prompts = self.prompts[min(self._domain, len(self.prompts) - 1)].to(row.dtype)
         return torch.cat([row, prompts.expand(len(row), -1, -1)], dim=1)
@@ -155,6 +155,6 @@ class ClipPrompt(Method):
         return held[:-1].view(len(classes), -1), float(held[-1])
 
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
-        """Return the prompts at the recipe's rate, and what trains of CLIP at `encoder_lr` times it."""
+        """Return the prompts at the recipe's rate, and the trained part of CLIP at `encoder_lr` times it."""
         encoder = [p for p in self.encoder.parameters() if p.requires_grad]
         return [{"params": [self.prompts]}, {"params": encoder, "lr": recipe.lr * self.encoder_lr}]

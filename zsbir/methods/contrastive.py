@@ -5,8 +5,8 @@ With z the unit embeddings of a batch of sketches and photos, and P(i) the other
     loss = mean over i of  − 1/|P(i)| · Σ_{p ∈ P(i)} log( exp(z_i·z_p / t) / Σ_{a ≠ i} exp(z_i·z_a / t) )
 
 Source: Khosla et al., "Supervised contrastive learning", NeurIPS 2020 (L_out). Before the head, each domain's features
-are standardised dimension by dimension, so that a constant difference between drawings and photos is gone before
-anything is learned; the head itself is one linear layer for both domains.
+are standardised dimension by dimension, which removes any constant difference between drawings and photos; the head
+itself is one linear layer for both domains.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Contrastive(Method):
         pretrained: Load the backbone's pretrained weights.
         weights: A local weights file instead.
         head: Width of the embedding.
-        dropout: Share of the features that the head does not see in a training step.
+        dropout: Share of the features hidden from the head in a training step.
         temperature: t.
         tune: How many of the backbone's last stages train; 0: none, the head alone.
         keep: Weight, at least 0, of the standardised features beside the head's output in the embedding: what the

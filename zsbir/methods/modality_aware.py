@@ -1,9 +1,9 @@
 """modality-aware: one meaning, one vector a modality (WACV 2024, and its released code, MA-ZS-SBIR).
 
-CLIP learns on (sketch, caption) and (photo, caption) pairs with its own contrastive loss, and beside it a vector e_m
+CLIP learns on (sketch, caption) and (photo, caption) pairs with its own contrastive loss, together with a vector e_m
 for each modality m, so that embedding − e_m is the meaning. A sketch is exchanged for a "photo": − e_sketch +
-e_photo. Sketches and photos never meet in a loss, so no pairs of them are needed; and words live in the same space,
-so a query may be composed of a sketch and a text. With x the image's and t the text's unit feature, i and j their
+e_photo. No loss compares sketches with photos, so no pairs of them are needed; and texts lie in the same space, so a
+query may combine a sketch and a text. With x the image's and t the text's unit feature, i and j their
 modalities, c = norm(x + t)::
 
     L_clip   = contrastive loss of x and t, over the batch
@@ -46,7 +46,7 @@ _PHOTO, _SKETCH = 0, 1
 
 @METHODS.register("modality-aware")
 class ModalityAware(Method):
-    """CLIP with a vector for each modality: a sketch, less its vector and plus the photos', is searched as a photo.
+    """CLIP with a vector for each modality: a sketch minus its vector plus the photos' is searched as a photo.
 
     Args:
         model: An open_clip model: name, or its configuration as a mapping.
@@ -113,7 +113,7 @@ class ModalityAware(Method):
         return Features(feature)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return (n, D) features of texts, exchanged for photos' as a sketch's are: both may be mixed."""
+        """Return (n, D) features of texts, exchanged for photos' like a sketch's: the two may be mixed."""
         feature = self._texts(texts)
         return feature - self.vectors[-1] + self.vectors[_PHOTO] if self.exchange else feature
 

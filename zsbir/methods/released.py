@@ -18,18 +18,18 @@ logger = logging.getLogger("zsbir")
 def load_released(method: Method, file: str | Path) -> str:
     """Put the weights of an authors' checkpoint into a method.
 
-    PuXIM's ``best.pth``, SBKA's ``model_best.pth.tar`` and DANN's ``last.pth.tar`` can be read, without running any
-    code that is in them. What embeds must fit whole. The method's other parts are filled where they fit.
+    PuXIM's ``best.pth``, SBKA's ``model_best.pth.tar`` and DANN's ``last.pth.tar`` are read without running any code in
+    them. The parts that embed must fit; the method's other parts are filled if they fit.
 
     Args:
         method: Built with the sizes of the checkpoint; filled in place.
         file: The checkpoint.
 
     Returns:
-        What was loaded, which parts of the method stayed as they were, and which of the file were not used.
+        A sentence: what was loaded, which parts of the method were left, and which of the file were not used.
 
     Raises:
-        ZsbirError: If the file cannot be read, or does not fit what embeds; the message lists what differs.
+        ZsbirError: If the file cannot be read or does not fit the parts that embed; the message lists what differs.
     """
     given = read_tensors(file)
     state, own = method.released_state(given), method.state_dict()

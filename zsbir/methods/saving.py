@@ -27,25 +27,25 @@ def write_method(folder: Path, method: Encoder, weights: Mapping[str, Tensor] | 
 
 
 def save(method: Encoder, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write a method, replacing the one in `folder` only when the new one is whole.
+    """Write a method to `folder`; it replaces the one that is there only once it is whole.
 
     Args:
-        method: Its spec is written.
+        method: Its spec, its preparation and its weights are written.
         folder: Where.
-        weights: What to write in place of its state as it is; None: that.
+        weights: Other weights to write; None: the method's own.
 
     Raises:
-        ZsbirError: If the method has no spec, or the disk is full; what was there before is intact.
+        ZsbirError: If the method has no spec, or the disk is full; the old folder is then intact.
     """
     with replaced(Path(folder)) as new:
         write_method(new, method, weights)
 
 
 def resolve(path: str | Path) -> Path:
-    """Return the folder that `path` means: itself, or a run's ``best`` or else ``last``.
+    """Return the folder that `path` means: itself, or a run's ``best``, or else its ``last``.
 
     Raises:
-        ZsbirError: If there is none.
+        ZsbirError: If none of them holds a checkpoint.
     """
     path = Path(path)
     for candidate in (path, path / "best", path / "last"):

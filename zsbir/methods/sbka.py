@@ -1,15 +1,15 @@
 """SBKA: symmetrical bidirectional knowledge alignment (arXiv 2312.10320).
 
-A student network sees sketches and photos alike: its vector x goes to a new head over the seen classes (y) and to the
-pretrained head over ImageNet (y_kd). A teacher, the same pretrained network, is frozen up to its head (t). With
+A student network embeds sketches and photos: its vector x goes to a new head over the seen classes (y) and to the
+pretrained head over ImageNet (y_kd). A teacher, the same pretrained network, is frozen except for its head (t). With
 σ the softmax, p = w · the semantic similarity of the sample's class to the ImageNet labels, and z ~ N(0, 1)::
 
     SCE(a, b) = mean over the photos of  −Σ_c σ(b + p)_c · log σ(a)_c
     L  = CE(y, class) + SCE(y_kd, t) + 0.1 · KL(σ(z) ‖ σ(x))
     L₂ = SCE(t, y_kd)                        after the warm-up, in which the teacher's head is fixed
 
-The published code runs two optimisers with ``retain_graph``: the student is moved by the gradient of L + L₂ (L₂
-detaches nothing), the teacher's head by that of L₂ alone, as what L left there is zeroed first. The sum L + L₂ with t
+The published code runs two optimisers with ``retain_graph``: the student follows the gradient of L + L₂ (L₂ detaches
+nothing), the teacher's head that of L₂ alone, since the gradient of L is zeroed there first. The sum L + L₂ with t
 detached inside L has exactly these gradients, so one optimiser with two parameter groups does the same.
 
 Deviations: augmentation is about the image's centre, with white around sketches and the border around photos
@@ -17,8 +17,8 @@ Deviations: augmentation is about the image's centre, with white around sketches
 (for ConvNeXt this is the same); the default matcher chooses K on the gallery without labels, where the paper reports
 the best of a grid on the test labels.
 
-With a `head` the student's trunk is frozen and the teacher's own: x is one linear layer on the trunk's features,
-standardised by domain, and both ImageNet heads sit on that. The losses stay; see ``--recipe small-data``.
+With a `head`, student and teacher share a frozen trunk: x is one linear layer on the trunk's features, standardised by
+domain, and the student's ImageNet head sits on x. The losses stay; see ``--recipe small-data``.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class SBKA(Method):
         prior: Weight of the semantic similarity, 0 for none; None: the preset's.
         noise: Weight of the KL term.
         head: Width of x, a linear layer on each domain's frozen features; 0: the trunk's own features, as published.
-        dropout: Share of the features that this layer does not see in a training step.
+        dropout: Share of the features hidden from this layer in a training step.
         temperature: The classes' logits are cosines divided by it; None: a linear layer, as published.
         image_size: Side of the input in pixels; None: the model's own.
         label_synsets: WordNet ids of the pretrained head's labels in order; None: ImageNet-1k.
@@ -165,14 +165,14 @@ class SBKA(Method):
         nn.init.trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
         self.preprocess = Preprocess.of(self.student, preprocess)
-        # Filled at the first training step: a saved model must be loadable where WordNet is not.
+        # Filled at the first training step: a saved model must load without WordNet.
         self.similarity: nn.Buffer = nn.Buffer(torch.zeros(len(self.classes), pretrained_head.out_features))
         self.has_similarity: nn.Buffer = nn.Buffer(torch.zeros((), dtype=torch.bool))
         self.aligning = False
 
     @property
     def trunk(self) -> Backbone | None:
-        """The trunk where it is frozen: its features can be stored."""
+        """The trunk, if it is frozen."""
         return self.student if self.shared is not None else None
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
@@ -217,7 +217,7 @@ class SBKA(Method):
             sketch, photo = seen.split([len(batch.label), len(batch.photo_label)])
             vector = torch.cat([self.shared(sketch, "sketch"), self.shared(photo, "photo")])
             student, known = self.labels(vector), seen.float()
-        known = known[:, -self.teacher.head.in_features :]  # of several stages side by side, the last
+        known = known[:, -self.teacher.head.in_features :]  # the last, of several stages side by side
         with torch.set_grad_enabled(self.aligning and torch.is_grad_enabled()):
             teacher = self.teacher.head(known)
         prior = self._prior()[label]
@@ -255,7 +255,7 @@ class SBKA(Method):
         return take(timm_names(self.student.net, net), "", "student.net.") | head
 
     def _prior(self) -> Tensor:
-        """Return (C, labels): what is added to a target's logits, by class."""
+        """Return what is added to the logits of a target, by class: (C, labels)."""
         if self.prior_weight and not self.has_similarity:
             if self.label_synsets is None and self.teacher.head.out_features != 1000:
                 raise ZsbirError(

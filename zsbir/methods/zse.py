@@ -16,7 +16,7 @@ Deviations from the release:
 
 - The patch tokens go into the convolution in their places. The release reads the (N, C) tokens as (C, h, w) without
   transposing, which mixes channels and places: ``layout="released"``.
-- The pair of another class is (s, n); the release takes a second sketch of the anchor's class there.
+- The pair of different classes is (s, n); the release takes a second sketch of the anchor's class for s there.
 - Token reduction is off, as in the release; its rates (0.9 at three layers) are not here.
 - The best checkpoint is chosen on held-out seen classes; the release chooses it on the test classes, thinned.
 - The cross-attention's own norm divides by the unbiased deviation plus ε, as released.
@@ -55,14 +55,14 @@ class ZSE(Method):
         layers: How many cross-attention layers.
         channels: Width of the relation network's tokens.
         dropout: In cross-attention and relation network.
-        layout: How patch tokens become a map: ``"grid"``, or ``"released"``: see the module's docstring.
+        layout: How patch tokens become a map: ``"grid"``, or ``"released"``: see above.
         triplet: Weight of the triplet loss.
         relation: Weight of the relation loss.
         margin: Of the triplet loss.
         preprocess: Changes to how images are prepared, see `Preprocess`.
 
     Raises:
-        ZsbirError: If the backbone has no patch tokens or their number of rows is odd, or a weight is negative.
+        ZsbirError: If the backbone has no patch tokens, or an odd number of rows or columns of them.
     """
 
     recipe = Recipe(epochs=30, batch_size=15, samples_per_epoch=10_000, optimizer="adamw", lr=1e-5, weight_decay=1e-2)
