@@ -175,7 +175,7 @@ def test_options_of_quickstart(tmp_path, monkeypatch):
     prepare = quickstart._prepare
 
     def stop(*args):
-        trainer = prepare(*args)[2]
+        trainer = prepare(*args)
         raise CalledError(trainer.out, trainer.seed, trainer.workers, trainer.recipe.epochs)
 
     monkeypatch.setattr(quickstart, "_prepare", stop)

@@ -117,9 +117,9 @@ def test_commands(pets, tmp_path, capsys):
     assert "19 decoded now, 1 not decodable" in capsys.readouterr().out
     for name in ("sketchy-25", "folder"):
         assert main(["datasets", "check", name]) == 2
-        assert f"say where the data set {name} is: --root DIR" in capsys.readouterr().err
+        assert f"say where the dataset {name} is: --root DIR" in capsys.readouterr().err
     assert main(["datasets", "check", "table"]) == 2
-    assert "say where the data set table is: --set-data file=FILE" in capsys.readouterr().err
+    assert "say where the dataset table is: --set-data file=FILE" in capsys.readouterr().err
     assert main(["datasets", "check", "sketchy-25", "--root", str(pets), "--unseen", "cow"]) == 2
     assert "leave out --unseen" in capsys.readouterr().err
     assert main(["datasets", "check", "folder", "--root", str(pets), "--source", "lists"]) == 2

@@ -103,7 +103,7 @@ def test_options_of_index(model, photos, tmp_path, capsys):
     for number in range(3):
         (photos / f"{number:02d}.png").unlink()
     assert main(["index", "-o", str(out), "--links"]) == 0
-    assert "3 photos are away" in capsys.readouterr().out
+    assert "3 photos are gone from the disk" in capsys.readouterr().out
     assert main(["index", "-o", str(out), "--links", "--prune"]) == 0
     assert "3 removed" in capsys.readouterr().out
 

@@ -44,7 +44,7 @@ COMMANDS = (
 REPEATABLE = ("--protocol", "--track")
 
 _RENAMED = {"list": "listing", "map": "mapping"}
-"""A module called as a built-in would hide it in this one."""
+"""A module named like a built-in would hide it in this package."""
 
 _STYLE: tuple[Any, ...] = OmitArgPrefixes, PositionalMetavarFromFieldName
 
@@ -59,7 +59,7 @@ def _command(name: str) -> Callable[..., Any] | dict[str, Callable[..., Any]]:
 
 
 def _shown(name: str) -> Callable[[], None]:
-    """Return what stands for a command in the overview: its first paragraph and, if it is called, its help."""
+    """Return a command's entry in the overview: it has the first paragraph of the command, and shows its help."""
     command = _command(name)
     said = importlib.import_module(f"zsbir.cli.{name}").__doc__ if isinstance(command, dict) else command.__doc__
 

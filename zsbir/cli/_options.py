@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ class PlaceOptions:
     """Where a dataset is, and which classes are unseen.
 
     Attributes:
-        root: The dataset's folder; of a run, where it is now.
+        root: The dataset's folder; for a run, where it is now.
         unseen: Test classes for the dataset `folder`: names with commas, or how many.
         split: A split manifest from `zsbir datasets split`.
         set_data: Further arguments of the dataset: key=value ..., such as file=my.csv for `table`.
@@ -55,7 +56,7 @@ class PlaceOptions:
         for needed, option in (("root", "--root DIR"), ("file", "--set-data file=FILE")):
             parameter = DATASETS.parameters(name).get(needed)
             if parameter is not None and parameter.default is parameter.empty and needed not in arguments:
-                raise ZsbirError(f"say where the data set {name} is: {option}")
+                raise ZsbirError(f"say where the dataset {name} is: {option}")
         return DATASETS.build(name, **arguments)
 
 
@@ -64,7 +65,7 @@ class DataOptions(PlaceOptions):
     """A dataset; a run has its own.
 
     Attributes:
-        dataset: A dataset's name, see `zsbir list`; if none is named, training takes openmoji.
+        dataset: A dataset's name, see `zsbir list`; training takes openmoji by default.
         validation: Seen classes to hold out for model selection: a number, or a share below 1; 0: none; default: a
             tenth of them, where there are at least 10.
     """
@@ -117,8 +118,8 @@ class NamedOptions(ModelOptions):
 
     Attributes:
         method: The method, in place of RUN.
-        weights: A file: of `frozen` the backbone's weights, else the authors' checkpoint (best.pth of puxim,
-            model_best.pth.tar of sbka, last.pth.tar of dann), of which a run folder is made.
+        weights: A file: the backbone's weights for `frozen`, else the authors' checkpoint (best.pth of puxim,
+            model_best.pth.tar of sbka, last.pth.tar of dann), which is made into a run folder.
         set_method: Further arguments of the method: key=value ..., with dots for parts.
     """
 
@@ -255,10 +256,8 @@ def published_for(method: str, dataset: str) -> dict[str, Any]:
 
 def free_folder(parent: Path, name: str) -> Path:
     """Return the first of ``name-1``, ``name-2``, ... under `parent` that does not exist."""
-    number = 1
-    while (parent / f"{name}-{number}").exists():
-        number += 1
-    return parent / f"{name}-{number}"
+    folders = (parent / f"{name}-{number}" for number in count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def print_skipped(skipped: Sequence[tuple[str, str]], rest: str = "") -> None:

@@ -31,12 +31,12 @@ def compare(
 
     Args:
         run_a: An evaluated run, or its evaluation folder.
-        run_b: Another.
-        protocol: One that both were evaluated under.
-        metric: One that both have, such as mAP@all, mAP@200 or P@100.
+        run_b: The run to compare it with.
+        protocol: A protocol that both were evaluated under.
+        metric: A metric that both have, such as mAP@all, mAP@200 or P@100.
         permutations: Draws of the test.
         resamples: Draws of the 95 % intervals.
-        seed: Of both.
+        seed: Seed of the test and the intervals.
         classes: How many winners and losers to print, each.
         out: A JSON file for the result.
     """

@@ -1,4 +1,4 @@
-"""Look at data sets: what they are, whether yours is complete, reproducible splits, decoded-image caches."""
+"""Look at datasets: what they are, whether yours is complete, reproducible splits, decoded-image caches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def list_(json: bool = False) -> None:
-    """List the data sets.
+    """List the datasets.
 
     Example: zsbir datasets list
 
@@ -32,12 +32,12 @@ def list_(json: bool = False) -> None:
 
 
 def info(name: Annotated[str, Positional], json: bool = False) -> None:
-    """Show a data set: its classes, list files, published counts, and which of its unseen classes ImageNet-1k has.
+    """Show a dataset: its classes, list files, published counts, and which of its unseen classes ImageNet-1k has.
 
     Example: zsbir datasets info sketchy-21
 
     Args:
-        name: A data set's name, see `zsbir datasets list`.
+        name: A dataset's name, see `zsbir datasets list`.
         json: Print JSON.
     """
     from zsbir.data import DATASETS
@@ -76,12 +76,12 @@ def check(
     json: bool = False,
     place: PlaceOptions = PlaceOptions(),
 ) -> int:
-    """Check a data set on the disk: counts, missing and broken files, duplicates; writes nothing. Exit code 0 or 1.
+    """Check a dataset on the disk: counts, missing and broken files, duplicates; writes nothing. Exit code 0 or 1.
 
     Example: zsbir datasets check sketchy-25 --root data/Sketchy --decode
 
     Args:
-        name: A data set's name, see `zsbir datasets list`.
+        name: A dataset's name, see `zsbir datasets list`.
         decode: Decode every image too.
         source: Read a published benchmark from its list files, its class folders, or what is there.
         workers: Processes; default: one for each core.
@@ -95,7 +95,7 @@ def check(
     options: dict[str, Any] = {"decode": decode, "workers": workers}
     if name in published_names() and place.split is None:
         if place.root is None:
-            raise ZsbirError(f"say where the data set {name} is: --root DIR")
+            raise ZsbirError(f"say where the dataset {name} is: --root DIR")
         refuse({"unseen": place.unseen, "set_data": place.set_data}, f"{name} says which classes are unseen")
         report = check_reading(name, place.root, read_published(name, place.root, source), **options)
     else:
@@ -119,13 +119,13 @@ def split(
     Example: zsbir datasets split --root my-data --unseen giraffe,horse --validation 2 -o split.json
 
     Args:
-        root: The data set's folder; the file names are relative to it.
-        unseen: Test classes: names with commas, or how many to draw (data set `folder`).
+        root: The dataset's folder; the file names are relative to it.
+        unseen: Test classes: names with commas, or how many to draw (dataset `folder`).
         seed: Seed of the choice.
         validation: Seen classes to hold out for model selection: a number, or a share below 1; 0: none; default: a
             tenth, where there are at least 10.
         output: The file to write.
-        dataset: Any data set's name, to write down what it has.
+        dataset: Any dataset's name, to write down what it has.
     """
     from zsbir.data.manifest import write_manifest
 
@@ -152,7 +152,7 @@ def cache(
     Example: zsbir datasets cache sketchy-25 --root data/Sketchy --folder cache --size 224
 
     Args:
-        name: A data set's name, see `zsbir datasets list`.
+        name: A dataset's name, see `zsbir datasets list`.
         folder: Where the cache is; it needs 3 * size² bytes an image.
         size: Side of the images in pixels, that of the backbone.
         sketch: How a sketch becomes a square: squash, bicubic, pad-black, crop-pad or crop-pad-released (puxim).
@@ -171,7 +171,7 @@ def cache(
 
 
 def _any_split(name: str, place: PlaceOptions) -> Dataset:
-    """Open a data set for all its classes: `folder`, which needs unseen ones, then takes any."""
+    """Open a dataset for all its classes: `folder`, which needs unseen ones, then takes any."""
     named = place.split or place.unseen or any(word.startswith("unseen=") for word in place.set_data)
     return (replace(place, unseen="1") if name == "folder" and not named else place).open(name)
 

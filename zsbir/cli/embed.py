@@ -38,8 +38,8 @@ def embed(
     """Embed images, or a part of a run's dataset (vectors, labels, paths: safetensors and JSON).
 
     Any number of processes and machines may share the work: under `torchrun --nproc-per-node N -m zsbir embed ...`, as
-    jobs of their own with --shard, or on a Ray cluster with --engine ray. A stopped command goes on where it was when
-    it is run again. The result is the same however many took part.
+    separate jobs with --shard, or on a Ray cluster with --engine ray. Run a stopped command again to continue it. The
+    result does not depend on how many take part.
 
     Example: zsbir embed open-clip --photos 's3://bucket/shards/*.tar' -o vectors --engine ray --address auto
 
@@ -50,11 +50,11 @@ def embed(
             Parquet tables, also s3://, gs:// or https://; default: the run's dataset.
         domain: What the images of --photos are.
         part: Which part of the run's dataset; test = the unseen classes.
-        shard: Do this share of the work only, such as 3/8.
+        shard: Do only this share of the work, such as 3/8.
         block: Images in a part file, where the source is single files; a tar file or table is a part.
         threads: Processor threads that compute, in each process; another number can change the last bits.
         cache: A folder for decoded images.
-        engine: Who hands out the parts: this process, or Ray.
+        engine: What hands out the parts: this process, or Ray.
         address: A Ray cluster, such as auto; default: Ray is started on this machine.
         actors: Processes of Ray that hold the model.
         work: How images are embedded.

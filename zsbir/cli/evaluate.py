@@ -31,7 +31,7 @@ class ReportOptions:
         top: How many photos to show of each query.
         show: Sketches to show with their first photos: files of the test split.
         show_best: How many of the best, of the median and of the worst sketches to show.
-        show_random: How many further sketches, drawn by chance.
+        show_random: How many further sketches to show, chosen at random.
         map: A map (t-SNE, needs scikit-learn) of the embeddings in report.html: after training, or both = also before
             training, which embeds up to 400 sketches and photos once more.
         resamples: Draws of the bootstrap intervals; 0 for none.
@@ -79,9 +79,9 @@ def evaluate(
         ks: Cut-offs.
         bits: Length of the codes of the binary setting.
         part: test = the unseen classes.
-        seeds: Sum up several runs as mean and standard deviation.
+        seeds: Summarise several runs by mean and standard deviation.
         out: Where the report goes; several runs each get a folder in it.
-        seed: Of the bootstrap, of ITQ, and of what is drawn to be shown.
+        seed: Seed of the bootstrap, of ITQ and of `--show-random`.
         report: What the report shows.
         data: The dataset of a method by name.
         model: A method by name.
@@ -144,7 +144,7 @@ def _check(
     if not run:
         raise ZsbirError("name at least one run folder, method or folder of embeddings")
     if seeds and len(run) < 2:
-        raise ZsbirError("--seeds sums up several runs: name at least two")
+        raise ZsbirError("--seeds summarises several runs: name at least two")
     if setting == "binary":
         refuse({"matcher": matcher}, "the binary setting compares codes by Hamming distance")
     else:

@@ -40,9 +40,9 @@ def index(
         set: Settings of the store, key=value: kind=hnsw. Of a new index only.
         matcher: Also fit this matcher on all photos, for `zsbir search --matcher`.
         from_embeddings: What `zsbir embed` wrote, in place of photos; --model is the one that embedded them.
-        merge: Indexes of the same model, in place of photos: what they hold is added.
-        remove: Photos, or folders with all below, to take out of the index, in place of photos to add.
-        prune: Remove all photos whose files are away, also many, and those of a folder that is away.
+        merge: Indexes of the same model to add, in place of photos.
+        remove: Photos and folders to take out of the index, in place of photos to add.
+        prune: Remove all photos whose files are gone, however many, and those of a folder that is gone.
         links: Follow links that lead out of the folder.
         work: How images are embedded.
     """
@@ -86,7 +86,7 @@ def index(
             f"{len(changes.vanished)} removed"
         )
         if changes.kept:
-            print(f"{len(changes.kept)} photos are away, and stay in the index: --prune removes them")
+            print(f"{len(changes.kept)} photos are gone from the disk and stay in the index: --prune removes them")
     elif photos is None or prune:
         raise ZsbirError(f"{out} is no index yet: name the photos, and leave --prune out")
     else:

@@ -35,7 +35,7 @@ def mapping(
     seed: int = 0,
     work: WorkOptions = WorkOptions(),
 ) -> None:
-    """Draw the embeddings of sketches and photos in the plane: the colour is the class, the marker the domain.
+    """Draw a map of the embeddings of sketches and photos: the colour shows the class, the marker the domain.
 
     Only what is shown is embedded, so a map costs much less than an evaluation.
 
@@ -50,7 +50,7 @@ def mapping(
         layout: tsne (scikit-learn) or pca.
         part: test = the unseen classes.
         root: Where the run's dataset is now.
-        seed: Of the choice of images and the layout.
+        seed: Seed of the choice of images and of the layout.
         work: How images are embedded.
     """
     from zsbir.engine.logging import heard

@@ -37,7 +37,7 @@ def masks(
         photos: A photo, or a folder of photos (with class folders, too).
         label: The class name to look for; default: the name of each photo's folder.
         out: The picture to write.
-        limit: How many photos to show, spread evenly over those there are.
+        limit: How many photos to show, evenly spread over all.
         backbone: For a masker's name: the encoder, which sets the grid and whose attention `attention` reads.
         pretrained: For a masker's name: start encoder and CLIP from pretrained weights.
         weights: For a masker's name: a local file with the encoder's weights.

@@ -33,7 +33,7 @@ def pictures(
     seed: Annotated[int | None, arg(help_behavior_hint="(default: 0)")] = None,
     work: WorkOptions = WorkOptions(),
 ) -> None:
-    """Draw query sketches with the first photos found and their scores: one PNG a query, and all on sheet.png.
+    """Draw query sketches with their first photos and scores: one PNG for each query, and all on sheet.png.
 
     Right photos are framed green, wrong ones red; the same goes into a report with `zsbir evaluate --show`.
 
@@ -42,15 +42,15 @@ def pictures(
     Args:
         run: A run folder of `zsbir train`, or a folder of its embeddings.
         query: Sketches of the test split: files, as their path, its end, or the full path.
-        random: How many sketches to draw by chance.
-        top: How many photos of each.
+        random: How many sketches to choose at random.
+        top: How many photos to show of each.
         out: The folder for the pictures.
         matcher: A matcher's name, see `zsbir list`.
         set: Arguments of the matcher: key=value ...
         part: test = the unseen classes.
         cell: Side of an image in pixels.
         root: Where the run's dataset is now.
-        seed: Of the choice of random sketches.
+        seed: Seed of the random sketches.
         work: How images are embedded.
     """
     from zsbir.evaluation.shown import draw_queries, find_queries

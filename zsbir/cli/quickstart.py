@@ -26,23 +26,25 @@ def quickstart(out: Path = Path("runs/quickstart"), seed: int = 0, workers: int 
 
     Args:
         out: A new folder for the checkpoint, metrics.json, results.png and real.png.
-        seed: Of everything.
+        seed: Seed of data, weights and training.
         workers: Processes that decode images.
         epochs: Epochs of training.
     """
     from zsbir.engine.run import refuse_taken
     from zsbir.evaluation.pictures import top_k_picture
     from zsbir.files import write_json
+    from zsbir.methods import METHODS
     from zsbir.methods.base import load
 
     refuse_taken(out, run=False)
     print("1/5 data: drawings from OpenMoji, a line drawing as the sketch, a coloured one on clutter as the photo")
-    dataset, method, trainer = _prepare(out, seed, workers, epochs)
-    test = dataset.test
+    trainer = _prepare(out, seed, workers, epochs)
+    dataset, method, test = trainer.dataset, trainer.method, trainer.dataset.test
     print(f"    {len(dataset.train.classes)} seen classes, {len(test.classes)} unseen ones with {len(test.sketches)} "
           f"sketches and {len(test.photos)} photos")  # fmt: skip
     print("2/5 before training: ImageNet features, unseen classes")
-    before = _evaluate(_untrained(method), dataset, workers)
+    # The same backbone as it is: a fairer start than the method's own, whose heads are still random.
+    before = _evaluate(METHODS.build("frozen", backbone=method.spec["backbone"]), dataset, workers)
     chance = before.chance["standard"]
     print(f"    mAP@all {_map(before):.3f}   (chance {chance:.3f})")
     print(f"3/5 training {method.spec['name']} on the seen classes")
@@ -119,7 +121,7 @@ def find_real(out: Path) -> tuple[float, int]:
     return sum(sum(row.correct) for row in rows) / (FIRST * len(rows)), len(rows)
 
 
-def _prepare(out: Path, seed: int, workers: int, epochs: int) -> tuple[Dataset, Method, Trainer]:
+def _prepare(out: Path, seed: int, workers: int, epochs: int) -> Trainer:
     import torch
 
     import zsbir
@@ -128,7 +130,7 @@ def _prepare(out: Path, seed: int, workers: int, epochs: int) -> tuple[Dataset, 
     torch.manual_seed(seed)
     # Heads on frozen ImageNet features learn fast, because each image goes through the backbone once. The domain loss
     # is off: on heads alone it lowers the score (benchmarks/dann_ablation.py), whatever its weight.
-    method: Method = zsbir.build(
+    method = zsbir.build(
         "dann",
         backbone={"name": "lite0", "pretrained": True, "image_size": 96},
         freeze="backbone",
@@ -140,17 +142,9 @@ def _prepare(out: Path, seed: int, workers: int, epochs: int) -> tuple[Dataset, 
         domain_loss_ratio=0.0,
     )
     recipe = zsbir.Recipe(epochs=epochs, batch_size=64, lr=3e-4)
-    trainer = zsbir.Trainer(
+    return zsbir.Trainer(
         method, dataset, recipe=recipe, out=out, device="auto", seed=seed, workers=workers, validate_every=2
     )
-    return dataset, method, trainer
-
-
-def _untrained(method: Method) -> Method:
-    """Return the same backbone as it is: a fairer start than the method's own, whose heads are still random."""
-    import zsbir
-
-    return zsbir.METHODS.build("frozen", backbone=method.spec["backbone"])
 
 
 def _evaluate(method: Method, dataset: Dataset, workers: int) -> Report:

@@ -32,7 +32,7 @@ def serve(
         host: Address to bind; any but the loopback asks clients for a token.
         port: Port to bind; 0: any free one.
         token: The token; default: the environment's ZSBIR_TOKEN, or one is made and printed.
-        name: Further names the server is called by, such as a proxy's.
+        name: Further host names of the server, such as a proxy's.
         originals: Also serve the photo files as they are, with position and camera data.
         link: Each photo's page in your photo manager, with {id} (Immich, PhotoPrism; the key to its API is in
             IMMICH_API_KEY or PHOTOPRISM_TOKEN) or {path} in it: https://photos.example/photos/{id}.

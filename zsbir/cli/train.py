@@ -51,12 +51,12 @@ class RecipeOptions:
     """How to train.
 
     Attributes:
-        epochs: How often to go through the data.
+        epochs: Passes through the data.
         batch_size: Rows a step and process.
         lr: Learning rate at the start.
         samples_per_epoch: Rows an epoch.
-        recipe: Further training settings: key=value ..., such as schedule=cosine augment=affine lora.rank=8; first may
-            stand the name of settings for method and training together, such as `small-data`.
+        recipe: Further training settings: key=value ..., such as schedule=cosine augment=affine lora.rank=8; the first
+            word may name a set of settings for method and training, such as `small-data`.
     """
 
     epochs: Annotated[int | None, _PUBLISHED] = None
@@ -96,7 +96,7 @@ class MachineOptions:
         accumulate: Steps whose gradients are summed before the optimiser's step.
         speed: How steps are run: `auto` (NHWC order, and bf16 on a GPU that has it), or key=value ... of
             channels_last, compile, fused, tf32, checkpointing (each true or false).
-        seed: Of weights, sampling and augmentation.
+        seed: Seed of weights, sampling and augmentation.
         track: A tracker besides metrics.jsonl: tensorboard, wandb, ...; may be given several times.
     """
 
