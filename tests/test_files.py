@@ -30,10 +30,10 @@ def test_what_is_no_regular_file_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     opened = len(list(Path("/dev/fd").iterdir()))
     for file in (tmp_path / "pipe.json", "/dev/zero", tmp_path):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             open_regular(file)
     assert len(list(Path("/dev/fd").iterdir())) == opened
-    with pytest.raises(ZsbirError, match="no regular file"):
+    with pytest.raises(ZsbirError, match="not a regular file"):
         read_json(tmp_path / "pipe.json")
 
 

@@ -39,7 +39,7 @@ def open_regular(file: str | Path) -> BufferedReader:
     """Open a regular file for reading; a pipe or a device neither blocks nor is read.
 
     Raises:
-        OSError: If it is not there, cannot be read or is no regular file.
+        OSError: If it is not there, cannot be read or is not a regular file.
     """
     try:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -47,7 +47,7 @@ def open_regular(file: str | Path) -> BufferedReader:
         raise OSError(errno.EINVAL, str(error)) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return BufferedReader(FileIO(handle))
 
 
@@ -91,7 +91,7 @@ def write_json(file: Path, value: Any) -> None:
 
 @contextmanager
 def reading(what: str, file: str | Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read and decoded into one sentence.
+    """Turn any error while a file is read and decoded into one sentence.
 
     Decoders raise errors of many kinds on damaged files, so all are taken.
 

@@ -48,8 +48,9 @@ def test_every_kind_of_problem(pets, workers, monkeypatch):
     assert report.examples["duplicates between training and test"] == ["photo/cat/p0.jpg = photo/dog/same.jpg"]
     assert report.examples["duplicates between sketch and photo"] == ["sketch/cow/s0.png = photo/cow/drawn.png"]
     assert "4 undecodable images" in report.errors
-    assert "2 files are left out (1: it is a link to no regular file, 1: it is no image)" in report.warnings
-    assert report.examples["left out"][0] == f"{photo}/cat/link.jpg: it is a link to no regular file"
+    link = "its link does not lead to a regular file"
+    assert f"2 files are left out (1: {link}, 1: it is not an image)" in report.warnings
+    assert report.examples["left out"][0] == f"{photo}/cat/link.jpg: {link}"
 
 
 def test_drawings_are_compared_by_line(pets):

@@ -91,7 +91,7 @@ def test_other_files_are_counted(pets):
     picture(pets / "photo/loose.jpg")
     (pets / "photo/cat/.hidden.png").write_text("x")
     data = build(pets)
-    no_image, loose = "it is no image", "it is in no class folder"
+    no_image, loose = "it is not an image", "it is in no class folder"
     found = {"README": no_image, "cat/notes.txt": no_image, "loose.jpg": loose}
     assert data.skipped == [(f"{pets}/photo/{name}", reason) for name, reason in found.items()]
     assert len(data.train.photos) == 9
@@ -132,7 +132,7 @@ def broken_only_text(root):
     shutil.rmtree(root / "photo/cow")
     (root / "photo/cow").mkdir()
     (root / "photo/cow/a.txt").write_text("x")
-    return {}, "cow.*1 files are left out .1: it is no image"
+    return {}, "cow.*1 files are left out .1: it is not an image"
 
 
 def broken_one_domain(root):

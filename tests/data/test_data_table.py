@@ -94,7 +94,7 @@ def test_a_quickdraw_file_is_a_row(zoo):
         ({"path": "none.png"}, "row 2 .*there is no file"),
         ({"path": "../secret.png"}, "row 2 .*outside of"),
         ({"path": "/etc/passwd"}, "row 2 .*outside of"),
-        ({"path": "notes.txt"}, "row 2 .*is no image"),
+        ({"path": "notes.txt"}, "row 2 .*is not an image"),
         ({"split": "seen"}, "row 2 .*split 'seen' is none of train"),
         ({"split": "test"}, "the class 'cat' is in test and in train"),
         ({"label": "yak"}, "no (sketch|photo) of yak"),
@@ -189,7 +189,7 @@ def test_a_wrapped_dataset_trains_is_evaluated_and_resumes(tmp_path):
 def test_wrong_torch_datasets_are_named():
     with pytest.raises(ZsbirError, match="the label 0 has no class name"):
         WrappedDataset(Squares("pil"), Squares("pil"), 1)
-    with pytest.raises(ZsbirError, match="the sketch items must have all classes: they lack fox, have none"):
+    with pytest.raises(ZsbirError, match="the sketch items must have all classes: they lack fox and add none"):
         WrappedDataset(Squares("pil", NAMES[:-1]), Squares("pil"), 1, classes=NAMES)
     odd = Squares("pil")
     odd.kind = "array"

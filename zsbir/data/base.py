@@ -1,4 +1,4 @@
-"""The base class of datasets; here alone seen and unseen classes are separated."""
+"""The base class of datasets, and the only place that separates seen and unseen classes."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Dataset:
         seed: Seed of that choice, and of the images held out.
         notes: See below.
         allow_overlap: Keep classes that are both seen and unseen; the subclass must say so in `notes`.
-        hold_out: Share of the images of each training class to keep out of training, or the split of them: they are
-            `seen_test`, for the generalised setting and for model selection by classification.
-        expected_hash: The manifest's hash where the dataset was opened by a split file; another one gives a warning.
+        hold_out: Share of each training class's images to keep out of training, or the split of these images: they
+            become `seen_test`, for the generalised setting and for model selection by classification.
+        expected_hash: The manifest's hash in the split file that the dataset was opened with; a warning says if the
+            files have another one.
         style: How drawings given as strokes are rasterised.
 
     Raises:
@@ -54,7 +55,7 @@ class Dataset:
         seen_test: Images of the training classes that are kept out of training; empty if ``hold_out=0``.
         spec: What `DATASETS.build` recorded.
         notes: What every report from this dataset must say, such as an overlap that was kept as published.
-        variant: What the pixels of `open` depend on beside the file, such as a line width; image caches are kept apart.
+        variant: What the pixels of `open` depend on besides the file, such as a line width; caches keep them apart.
     """
 
     spec: dict[str, Any]
@@ -146,7 +147,7 @@ def choose_unseen(where: object, names: tuple[str, ...], unseen: Unseen, seed: i
     """Return (C,) bool, True for the unseen classes.
 
     Args:
-        where: What has the classes, for messages.
+        where: Where the classes are, for messages.
         names: All classes.
         unseen: Which of them, or how many.
         seed: Seed of the choice.
@@ -185,7 +186,7 @@ def held_out_classes(
     if isinstance(validation, Sequence):
         unknown = sorted(set(validation) - set(classes))
         if unknown:
-            raise ZsbirError(f"the validation classes {', '.join(unknown)} are no seen classes")
+            raise ZsbirError(f"the validation classes {', '.join(unknown)} are not seen classes")
         chosen = np.isin(classes, list(validation))
     else:
         if validation is None:

@@ -83,7 +83,7 @@ def check_reading(name: str, root: Path, reading: Reading, **options: Any) -> Ch
     _count(report, parts, published_counts)
     for row in report.counts:
         part, domain, found, expected = (row[key] for key in ("part", "domain", "images", "published"))
-        # PuXIM's sketch list is that of another split: its other classes are left out on purpose.
+        # PuXIM's sketch list belongs to another split: its other classes are left out on purpose.
         other = name == "sketchy-ambiguity" and (domain, part) == ("sketch", "train")
         if expected not in (None, found) and not other:
             text = f"{part} has {found:,} {domain} images, published are {expected:,}"

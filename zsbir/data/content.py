@@ -1,8 +1,8 @@
 """The content of a data set's files: sizes, bytes, hashes, and work on each of very many.
 
 `content_hash` reads each file once and remembers its hash by size and time of change (in nanoseconds), in
-``zsbir/hashes.sqlite`` under ``$XDG_CACHE_HOME`` or ``~/.cache``. It does not notice a changed file that was given back
-both by hand. It remembers nothing of few files, or where it cannot write.
+``zsbir/hashes.sqlite`` under ``$XDG_CACHE_HOME`` or ``~/.cache``. A changed file whose old size and time were restored
+by hand goes unnoticed. For few files, or where it cannot write, it remembers nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def record_bytes(record: str) -> bytes:
 
 
 def fingerprint(record: str) -> int:
-    """Return 64 bits of a record's hash; 0 for one that cannot be read. Equal ones are to be confirmed."""
+    """Return 64 bits of a record's hash; 0 for one that cannot be read. Confirm equal ones by their bytes."""
     try:
         return int.from_bytes(digest(record_bytes(record))[:8]) or 1
     except ZsbirError:
@@ -112,7 +112,7 @@ def content_hash(root: Path, records: Iterable[str]) -> str:
 
     Args:
         root: What the names are relative to; it does not enter the hash.
-        records: File names; of ``file.ndjson#17`` the whole file counts. One that is no file, or cannot be read,
+        records: File names; ``file.ndjson#17`` stands for the whole file. A file that is missing or cannot be read
             enters with its name alone.
     """
     names = sorted({split_record(name)[0] for name in records})

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 SIGMA = 2 / 224
 """Width of the smoothing, as a share of the image's side."""
 SHARE = 0.93
-"""Share of the pixels whose gradient is below the one that gives a full black line."""
+"""Share of the pixels with a weaker gradient than a full black line."""
 FAINT = 0.6
 """Lines fainter than this are left out."""
 

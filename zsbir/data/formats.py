@@ -1,4 +1,4 @@
-"""What a file is, told by the ending of its name in any case. No other module looks at endings."""
+"""What a file is, by the ending of its name (in any case). No other module looks at endings."""
 
 from __future__ import annotations
 

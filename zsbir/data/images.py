@@ -44,8 +44,8 @@ def load_image(path: str | Path, style: StrokeStyle | None = None, at_least: int
     Args:
         path: An image file, an ``.svg`` file, or a QuickDraw drawing.
         style: How a drawing is rasterised; None: the defaults.
-        at_least: A side in pixels that is enough: a JPEG, whose decoder can, is decoded at the smallest of 1/2, 1/4 and
-            1/8 of its size whose shorter side is no shorter, which is several times faster. 0: at its full size.
+        at_least: A side in pixels that is enough: a JPEG is decoded at the smallest of 1/2, 1/4 and 1/8 of its size
+            that keeps its shorter side this long, which is several times faster. 0: at its full size.
 
     Returns:
         An image of mode RGB.

@@ -75,7 +75,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     for part in dict.fromkeys((*old["classes"], *new["classes"])):
         before, after = (set(one["classes"].get(part, ())) for one in (old, new))
         changes += [f"{part} lacks {some(sorted(before - after), 3)}"] if before - after else []
-        changes += [f"{part} has {some(sorted(after - before), 3)} besides"] if after - before else []
+        changes += [f"{part} has {some(sorted(after - before), 3)} in addition"] if after - before else []
     was, now = _flat(old), _flat(new)
     for names, what in (
         (was.keys() - now.keys(), "are gone"),
@@ -98,7 +98,7 @@ def _flat(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def digest(body: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest, whatever hash it carries."""
+    """Return the SHA-256 of a manifest without the hash in it."""
     plain = {key: value for key, value in body.items() if key != "sha256"}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -110,7 +110,7 @@ def read_manifest(file: str | Path, root: Path, **given: Any) -> dict[str, Any]:
     Args:
         file: What ``zsbir datasets split`` wrote.
         root: The folder its file names are relative to.
-        **given: What a dataset was given beside the split file; all must be empty.
+        **given: The dataset's other arguments that a split file replaces; all must be empty.
 
     Returns:
         The arguments of `zsbir.data.base.Dataset`.

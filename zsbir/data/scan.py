@@ -25,7 +25,7 @@ DOMAIN_FOLDERS: dict[Domain, tuple[str, ...]] = {
 }
 """Names of the two domains' folders, in lower case."""
 
-NO_IMAGE = "it is no image"
+NO_IMAGE = "it is not an image"
 Skipped = list[tuple[str, str]]
 """Files that were left out: the path (as it can be printed) and the reason."""
 
@@ -57,7 +57,7 @@ def existing_folder(root: str | Path) -> Path:
     """Return `root` as a path.
 
     Raises:
-        ZsbirError: If it is no folder.
+        ZsbirError: If it is not a folder.
     """
     path = Path(root).expanduser()
     if not os.path.isdir(path):  # noqa: PTH112 (a name that no file can have is no folder; Path raises)
@@ -76,14 +76,14 @@ def label_file(root: Path, name: str) -> list[str] | None:
 
 
 def describe_skipped(skipped: Skipped) -> str:
-    """Return one sentence on the files that were left out, such as ``2 files are left out (2: it is no image)``."""
+    """Return one sentence on the files that were left out, such as ``2 files are left out (2: it is not an image)``."""
     reasons = Counter(reason for _, reason in skipped)
     listed = ", ".join(f"{count:,}: {reason}" for reason, count in reasons.most_common())
     return f"{len(skipped):,} files are left out ({listed})"
 
 
 def find_domain(root: Path, domain: Domain) -> str | None:
-    """Return the folder under `root` that carries one of the domain's names, whatever its case, or None.
+    """Return the folder under `root` that has one of the domain's names, in any case, or None.
 
     Raises:
         ZsbirError: If several do.
@@ -144,7 +144,7 @@ def photo_files(source: str | Path, skipped: Skipped | None = None, links: bool 
     Args:
         source: A folder (searched at any depth, hidden folders left out), one image, or a text file with a path a
             line, relative to that file.
-        skipped: Takes the files of a folder that are left out though their names are those of images.
+        skipped: Takes the files of a folder that are left out although they are named like images.
         links: Follow links that lead out of the folder, and links to folders.
 
     Raises:
@@ -200,7 +200,7 @@ def _entries(folder: str | Path, skipped: Skipped) -> list[os.DirEntry[str]]:
 
 
 def _is_image(entry: os.DirEntry[str], skipped: Skipped) -> bool:
-    """Tell whether an entry of a class folder is an image or drawing that can be read; note a file that is not."""
+    """Tell whether an entry of a class folder is an image or drawing; if it is another file, add it to `skipped`."""
     if kind_of(entry.name) is not None:
         return _usable(entry, skipped)
     if not entry.is_dir():
@@ -209,13 +209,13 @@ def _is_image(entry: os.DirEntry[str], skipped: Skipped) -> bool:
 
 
 def _usable(entry: os.DirEntry[str], skipped: Skipped, home: str | None = None) -> bool:
-    """Tell whether an entry is a regular file (and, with `home`, a link only to one in it); note it where it is not."""
+    """Tell whether an entry is a regular file (with `home`: or a link to one in it); if not, add it to `skipped`."""
     if entry.is_file(follow_symlinks=False):
         return True
     if not entry.is_symlink():
-        reason = "it is no regular file"
+        reason = "it is not a regular file"
     elif not entry.is_file():
-        reason = "it is a link to no regular file"
+        reason = "its link does not lead to a regular file"
     elif home is not None and not os.path.realpath(entry.path).startswith(home.rstrip(os.sep) + os.sep):
         reason = "it is a link out of the folder"
     else:

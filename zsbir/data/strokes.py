@@ -91,7 +91,7 @@ def draw_strokes(strokes: list[Any], style: StrokeStyle) -> Image.Image:
         (size, size) RGB.
 
     Raises:
-        ValueError: If there is no stroke, or one has not as many x as y.
+        ValueError: If there is no stroke, or a stroke has more x than y or fewer.
     """
     lines = [
         np.stack([np.asarray(stroke[0], dtype=float), np.asarray(stroke[1], dtype=float)], 1) for stroke in strokes
@@ -220,7 +220,7 @@ def _check_svg(text: str) -> None:
     try:
         parser.Parse(text, True)
     except expat.ExpatError as error:
-        raise ValueError(f"it is no XML: {error}") from None
+        raise ValueError(f"it is not XML: {error}") from None
 
 
 def _width_rule(svg: str, size: int, line_width: float) -> str:

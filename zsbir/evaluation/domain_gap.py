@@ -1,4 +1,4 @@
-"""How far apart the embeddings of sketches and photos are, whatever they show.
+"""How far apart the embeddings of sketches and photos are, regardless of what they show.
 
 Two measures, neither of which looks at a class label: how well a fresh linear classifier tells the domains apart, and
 how far apart their means are. Methods that align domains (gradient reversal, centring) should lower both.
@@ -24,7 +24,7 @@ class DomainGap:
 
     Attributes:
         accuracy: Balanced accuracy, in [0, 1], of a linear classifier on embeddings it has not seen, mean over folds:
-            0.5 at chance, 1 if the domains can be told apart without fail.
+            0.5 at chance, 1 if it never mistakes one domain for the other.
         accuracy_std: Its standard deviation over the folds.
         mean_distance: Euclidean distance of the two domains' means, in units of the embedding.
         relative_distance: The same, divided by the root mean square distance of an embedding from its domain's mean.

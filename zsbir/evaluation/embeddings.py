@@ -80,7 +80,7 @@ def load_embeddings(file: str | Path, domain: Domain = "photo") -> Embeddings:
     if path.suffix == ".npz":
         return _foreign(path, _load(path), domain)
     if path.suffix != ".npy":
-        raise ZsbirError(f"{path} is no embeddings file: expected {', '.join(_ENDS[:-1])} or {_ENDS[-1]}")
+        raise ZsbirError(f"{path} is not an embeddings file: expected {', '.join(_ENDS[:-1])} or {_ENDS[-1]}")
     labels, names = (path.with_name(f"{path.stem}_labels{end}") for end in (".npy", ".txt"))
     if labels.is_file():
         given = _load(labels)

@@ -138,7 +138,7 @@ def check_embeddings(queries: Embeddings, gallery: Embeddings) -> tuple[Embeddin
     """Return both sides of an evaluation in float32 or float64, with labels in one list of classes.
 
     Raises:
-        ZsbirError: If a side is no `Embeddings` or empty, widths differ, or for NaN or infinite values (with the
+        ZsbirError: If a side is not `Embeddings`, or empty, widths differ, or for NaN or infinite values (with the
             files) and unknown labels.
     """
     for side in (queries, gallery):

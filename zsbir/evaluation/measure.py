@@ -34,7 +34,7 @@ Results = dict[str, dict[str, float]]
 """``{protocol: {metric: value in [0, 1]}}``."""
 
 METRICS = ("mAP", "P@k", "R@k", "MRR", "nDCG")
-"""What can be asked for; "mAP" is mAP@all and mAP@k. The fine-grained setting has "acc@k" besides."""
+"""What can be asked for; "mAP" is mAP@all and mAP@k. The fine-grained setting also has "acc@k"."""
 
 CHUNK_BYTES = 48 << 20
 """Size of a chunk of scores on the CPU."""
@@ -90,7 +90,7 @@ class Request:
     """What is to be computed: metrics from `METRICS` (None: all) at cut-offs, and a curve at recall levels, if any.
 
     Raises:
-        ZsbirError: If a k is no whole number of at least 1, a metric is unknown, or a protocol has none of them.
+        ZsbirError: If a k is not a whole number of at least 1, a metric is unknown, or a protocol has none of them.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def _find(paths: Sequence[str], parts: Sequence[tuple[str, ...]], name: str) -> 
         shared = min(len(own), len(asked))
         if shared and own[-shared:] == asked[-shared:]:
             fits.setdefault((shared, len(own) == len(asked)), []).append(place)
-    # The one that agrees farthest, and of those the one that is no longer than what was asked for.
+    # The longest match wins, and among equals the path that is no longer than what was asked for.
     found = fits[max(fits)] if fits else []
     if len(found) == 1:
         return found[0]

@@ -94,8 +94,8 @@ def randomisation_p(difference: Floats, weights: Floats, permutations: Count = 1
     """Return the two-sided p of the hypothesis that the two systems are exchangeable query by query.
 
     Fisher's paired randomisation test (Smucker et al., CIKM 2007): the sign of each query's difference is drawn at
-    random, and p is the share of draws whose mean is at least as far from 0 as the one seen. The draw that was seen
-    counts, so p is never 0.
+    random, and p is the share of draws whose mean is at least as far from 0 as the one seen. The observed draw counts
+    too, so p is never 0.
 
     Args:
         difference: (q,) second less first.

@@ -15,7 +15,7 @@ Rule = Literal["silhouette", "bic"]
 SAMPLE = 3000
 """Rows that the choice is made on; more change the curves by less than two starts of k-means do."""
 STARTS = 3
-"""k-means runs for each candidate, of which the tightest counts."""
+"""k-means runs for each candidate; the tightest counts."""
 
 
 def silhouette(x: Tensor, labels: Tensor) -> float:

@@ -68,7 +68,7 @@ def fit_codebook(
         part = part.contiguous()
         start = kmeans(part, clusters, seed)
         if start.empty:
-            notes.append(f"{where}: {start.empty} of {clusters} clusters are empty, for want of distinct photos")
+            notes.append(f"{where}: {start.empty} of {clusters} clusters are empty: there are too few distinct photos")
         if model == "k-means":
             words.append(start.centers)
             continue

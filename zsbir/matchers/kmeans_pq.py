@@ -24,7 +24,7 @@ def kmeans_pq(
         seed: Of the k-means start.
 
     Returns:
-        A one-to-many matcher whose codewords are k-means centres and whose distance is that of the codes alone.
+        A one-to-many matcher: its codewords are k-means centres, and only the codes count in its distance.
     """
     return OneToMany(
         subspaces=subspaces, clusters=clusters, model="k-means", weight=weight, normalise=normalise, seed=seed

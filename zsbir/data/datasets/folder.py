@@ -43,7 +43,7 @@ class FolderDataset(Dataset):
             `hold_out` say: leave them out.
         hold_out: Share of each training class's images to keep out of training (`seen_test`).
         stroke_size: Side in pixels at which SVG and QuickDraw drawings are rasterised.
-        line_width: Width of their lines in pixels at that size (SVG: only where given, their own otherwise).
+        line_width: Width of their lines in pixels at that size (SVG: their own unless given).
 
     Raises:
         ZsbirError: For a wrong root, a missing domain folder, an empty class folder, a class in one domain only, an

@@ -75,8 +75,8 @@ class PublishedDataset(Dataset):
         split: A split file of ``zsbir datasets split``, instead of all these.
         stroke_size: Side in pixels at which SVG and QuickDraw drawings are rasterised.
         line_width: Width of their lines in pixels.
-        as_published: Keep training classes that are test classes too (`sketchy-ambiguity` alone has any, and they are
-            left out of training otherwise); then every report says so.
+        as_published: Keep training classes that are test classes too; every report then says so. Only
+            `sketchy-ambiguity` has any, and by default they are left out of training.
 
     Raises:
         ZsbirError: If the root has neither lists nor folders, a class has no images, or `as_published` is given where

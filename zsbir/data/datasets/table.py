@@ -102,7 +102,7 @@ def _rows(file: Path, root: Path) -> list[Row]:
             else "the label is empty" if not label.strip()
             else f"the split {split!r} is none of {', '.join(_SPLITS)}" if "split" in columns and split not in _SPLITS
             else f"{path} lies outside of {root}: give a root that holds all files" if place.startswith("../")
-            else f"{path!r} is no image" if kind_of(place) is None
+            else f"{path!r} is not an image" if kind_of(place) is None
             else f"there is no file {root / place}" if not os.path.isfile(root / split_record(place)[0])  # noqa: PTH113 (any name)
             else ""
         )  # fmt: skip

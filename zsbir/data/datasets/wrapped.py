@@ -1,4 +1,4 @@
-"""Images that come from your own `torch.utils.data.Dataset`s."""
+"""Images from your own `torch.utils.data.Dataset`s."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class WrappedDataset(Dataset):
         for domain, found in labels.items():
             lacking, more = (", ".join(sorted(x)) or "none" for x in (set(names) - set(found), set(found) - set(names)))
             if set(names) != set(found):
-                raise ZsbirError(f"the {domain} items must have all classes: they lack {lacking}, have {more} besides")
+                raise ZsbirError(f"the {domain} items must have all classes: they lack {lacking} and add {more}")
         number = {name: i for i, name in enumerate(names)}
 
         def records(domain: Domain) -> Records:
