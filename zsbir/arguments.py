@@ -91,36 +91,23 @@ def wrap(call: C, what: str, done: Callable[[Any, dict[str, Any]], None]) -> C:
 
     A class is changed in place (`done` gets the object, also of subclasses); for a function a wrapper is returned.
     """
-    inner: Any = call.__init__ if isinstance(call, type) else call  # type: ignore[misc]
+    made = isinstance(call, type)
+    inner: Any = call.__init__ if made else call
     if inner is object.__init__:
         inner = _no_constructor
-    signature = _signature(inner, skip=int(isinstance(call, type)))
-
-    def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
-        bound = _bind(what, signature, args, kwargs)
-        _check(what, bound.arguments, _hints(inner))
-        bound.apply_defaults()
-        return bound
-
-    if not isinstance(call, type):
-
-        @functools.wraps(call)
-        def function(*args: Any, **kwargs: Any) -> Any:
-            bound = bind(args, kwargs)
-            result = call(*args, **kwargs)
-            done(result, dict(bound.arguments))
-            return result
-
-        function.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-        return typing.cast(C, function)
+    signature = _signature(inner, skip=int(made))
 
     @functools.wraps(inner)
-    def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
-        bound = bind(args, kwargs)
-        inner(self, *args, **kwargs)
-        done(self, dict(bound.arguments))
+    def checked_call(*args: Any, **kwargs: Any) -> Any:
+        given = _bound(what, signature, _hints(inner), args[made:], kwargs)
+        result = inner(*args, **kwargs)
+        done(args[0] if made else result, given)
+        return result
 
-    call.__init__ = constructor  # type: ignore[misc]
+    if not made:
+        checked_call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        return typing.cast(C, checked_call)
+    call.__init__ = checked_call  # type: ignore[method-assign]
     call.__signature__ = signature  # type: ignore[attr-defined]  # some bases have a __new__ that hides it
     return call
 
@@ -154,24 +141,24 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _bind(
-    what: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> inspect.BoundArguments:
+def _bound(
+    what: str, signature: inspect.Signature, hints: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return all arguments by name, defaults included; raises ZsbirError if one is unknown, missing or wrong."""
     known = signature.parameters
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for key in kwargs:
             if key not in known:
                 raise UnknownNameError(f"{what} has no argument {key!r}. {close_matches(key, list(known))}")
     try:
-        return signature.bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise ZsbirError(f"{what}: {error}") from None
-
-
-def _check(what: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    for key, value in values.items():
+    for key, value in bound.arguments.items():
         if key in hints and not fits(value, hints[key]):
             raise ZsbirError(f"{what}: {key}={reprlib.repr(value)} must be {in_words(hints[key])}")
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 def fits(value: Any, hint: Any) -> bool:

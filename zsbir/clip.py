@@ -43,7 +43,15 @@ def create_clip(model: str | Mapping[str, Any], weights: str | None = None, imag
         except ZsbirError:
             raise
         except Exception as error:  # open_clip and the hub client raise many kinds; each means the same to the user
-            raise ZsbirError(_no_weights(model, weights, error)) from error
+            name = model if isinstance(model, str) else "the configuration given"
+            reason = str(error).strip().split("\n")[0][:200]
+            tags = open_clip.list_pretrained_tags_by_model(model) if isinstance(model, str) else []
+            known = f" (tags: {', '.join(tags)})" if tags else ""
+            raise ZsbirError(
+                f"the weights {weights!r} of CLIP {name} cannot be loaded ({type(error).__name__}: {reason}): connect "
+                f"to the network for a tag of open_clip{known}, or give a local weights file with clip_weights=FILE "
+                "(--set clip_weights=FILE); for the masker or backbone alone it is weights=FILE"
+            ) from error
     return made.eval().requires_grad_(False)
 
 
@@ -62,18 +70,6 @@ def _make(model: str | Mapping[str, Any], weights: str | None, image_size: int |
             raise ZsbirError(f"there is no CLIP weights file {weights}")
         open_clip.factory.load_checkpoint(made, weights, weights_only=True)
     return made
-
-
-def _no_weights(model: str | Mapping[str, Any], weights: str | None, error: Exception) -> str:
-    name = model if isinstance(model, str) else "the configuration given"
-    reason = str(error).strip().split("\n")[0][:200]
-    tags = open_clip.list_pretrained_tags_by_model(model) if isinstance(model, str) else []
-    known = f" (tags: {', '.join(tags)})" if tags else ""
-    return (
-        f"the weights {weights!r} of CLIP {name} cannot be loaded ({type(error).__name__}: {reason}): connect to the "
-        f"network for a tag of open_clip{known}, or give a local weights file with clip_weights=FILE "
-        "(--set clip_weights=FILE); for the masker or backbone alone it is weights=FILE"
-    )
 
 
 def clip_tokenizer(model: str | Mapping[str, Any]) -> Tokenizer:

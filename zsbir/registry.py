@@ -167,11 +167,10 @@ class Registry(Generic[T]):
         """
 
         def decorate(cls: C) -> C:
-            held = self._entries.get(name)
-            if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ZsbirError(f"{self.kind} {name!r} is already registered by {held.__module__}.{held.__qualname__}")
-            if name in self._own and self._own[name][0] != cls.__module__:
-                raise ZsbirError(f"{self.kind} {name!r} is already registered by {self._own[name][0]}")
+            held, module = self._entries.get(name), cls.__module__
+            by = f"{held.__module__}.{held.__qualname__}" if held else self._own.get(name, (module,))[0]
+            if by not in (module, f"{module}.{cls.__qualname__}"):
+                raise ZsbirError(f"{self.kind} {name!r} is already registered by {by}")
             made: C = wrap(cls, f"{self.kind} {name!r}", lambda made, given: self._record(name, cls, made, given))
             self._entries[name] = made
             return made

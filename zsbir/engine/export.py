@@ -29,8 +29,7 @@ class Graph(nn.Module):
 
     def __init__(self, method: Method, domain: Domain, unit: bool = False) -> None:
         super().__init__()
-        self.method, self.unit = method, unit
-        self.domain: Domain = domain
+        self.method, self.domain, self.unit = method, domain, unit
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, D) embeddings of (B, 3, H, W) float32 images in [0, 1]."""

@@ -24,7 +24,6 @@ class _Step:
     """A step whose losses may still be on the device; `row` has zeros in their places."""
 
     row: dict[str, Any]
-    terms: list[str]
     names: list[str]
     values: Tensor
     ready: Any
@@ -74,7 +73,7 @@ class Figures:
             ready = torch.cuda.Event()
             ready.record()
         whole = {**row, **dict.fromkeys([*terms, "loss"], 0.0), **logged}
-        self._unread.append(_Step(whole, list(terms), [*terms, "loss", *late], values, ready, files))
+        self._unread.append(_Step(whole, [*terms, "loss", *late], values, ready, files))
 
     def read(self, all_of_them: bool = False) -> None:
         """Write the rows of the steps that are old enough.
@@ -90,19 +89,16 @@ class Figures:
             if not self._alone:
                 self.asked = self.asked or values.pop() > 0
             step.row.update(zip(step.names, values, strict=True))
-            self._check_finite(step)
+            for term in step.names[: step.names.index("loss")]:
+                if not math.isfinite(step.row[term]):
+                    named = ", ".join(name for names in step.files.values() for name in names[:4])
+                    raise ZsbirError(
+                        f"the loss term {term!r} is {step.row[term]} at step {step.row['step']} of epoch "
+                        f"{step.row['epoch'] + 1}{self._kept()}. Lower --lr, or look at the batch's files: {named}, ..."
+                    )
             self.write(step.row)
             if self.bar is not None:
                 self.bar.step({name: step.row[name] for name in step.names})
-
-    def _check_finite(self, step: _Step) -> None:
-        for term in step.terms:
-            if not math.isfinite(step.row[term]):
-                named = ", ".join(name for names in step.files.values() for name in names[:4])
-                raise ZsbirError(
-                    f"the loss term {term!r} is {step.row[term]} at step {step.row['step']} of epoch "
-                    f"{step.row['epoch'] + 1}{self._kept()}. Lower --lr, or look at the batch's files: {named}, ..."
-                )
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write a row to the log and the trackers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,8 @@ from zsbir.store import Store, current, digest
 Read = Callable[[str], npt.NDArray[np.uint8]]
 ReadObject = Callable[[str], npt.NDArray[np.bool_] | None]
 Skip = Callable[[str, ZsbirError], None]
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What a masker sees of one photo."""
-
-    pixels: npt.NDArray[np.uint8]
-    name: str
-    object: npt.NDArray[np.bool_] | None
-
-    def digest(self) -> bytes:
-        known = b"" if self.object is None else np.packbits(self.object).tobytes()
-        return digest(self.pixels.tobytes() + f"{self.pixels.shape} {self.name}".encode() + known)
+_Seen = tuple[npt.NDArray[np.uint8], str, npt.NDArray[np.bool_] | None]
+"""What a masker sees of a photo: pixels (S, S, 3), class name and object mask (S, S)."""
 
 
 class MaskStore:
@@ -122,17 +110,18 @@ class MaskStore:
                 content = None if key is None else self._store.get(key)
                 if content is None or self._store.get(content) is None:
                     try:
-                        objects = read_object(file) if read_object and self.masker.needs_objects else None
-                        seen = _Seen(read(file), name, objects)
+                        shape = read_object(file) if read_object and self.masker.needs_objects else None
+                        pixels = read(file)
                     except ZsbirError as error:
                         if skip is None:
                             raise
                         skip(file, error)
                         continue
-                    content = seen.digest()
+                    seen = pixels.tobytes() + f"{pixels.shape} {name}".encode()
+                    content = digest(seen + (b"" if shape is None else np.packbits(shape).tobytes()))
                     notes += [] if key is None else [(key, content)]
                     if self._store.get(content) is None:
-                        waiting[content] = seen
+                        waiting[content] = pixels, name, shape
                 self._by_file[file] = content
                 if len(waiting) == batch_size:
                     computed += self._compute(waiting, device)
@@ -143,11 +132,10 @@ class MaskStore:
     def _compute(self, waiting: dict[bytes, _Seen], device: torch.device | str) -> int:
         if not waiting:
             return 0
-        pixels = torch.from_numpy(np.stack([item.pixels for item in waiting.values()]))
-        images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-        known = [item.object for item in waiting.values() if item.object is not None]
+        pixels, names, shapes = zip(*waiting.values(), strict=True)
+        images = torch.from_numpy(np.stack(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
+        known = [shape for shape in shapes if shape is not None]
         objects = torch.from_numpy(np.stack(known)).to(device) if len(known) == len(waiting) else None
-        names = [item.name for item in waiting.values()]
         with torch.no_grad():
             keep: Tensor = self.masker(MaskRequest(images, names, self.grid, objects=objects))
         packed = np.packbits(keep.cpu().numpy(), axis=1)

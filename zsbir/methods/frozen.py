@@ -23,7 +23,7 @@ from zsbir.methods import METHODS
 from zsbir.methods.alignment import Alignment
 from zsbir.methods.base import Method
 from zsbir.methods.embedding import apply
-from zsbir.types import DOMAINS, Batch, Domain, Features, Records
+from zsbir.types import DOMAINS, Batch, Domain, Features
 
 _VIEWS = {"plain": ("sketch", "photo"), "edges": ("sketch", "edges"), "both": ("sketch", "photo", "edges")}
 """The kinds of features for each value of `photos`."""
@@ -101,7 +101,15 @@ class Frozen(Method):
         """Measure the statistics of sketches, and the difference between the domains, on a dataset's training part."""
         self.eval()
         if self.of_sketches is not None:
-            self._adapt(dataset, seed, options)
+            records = dataset.train.sketches
+            order = np.random.default_rng(seed).permutation(len(records))  # classes are mixed in each batch
+            order = order[: max(len(order) // _ADAPT * _ADAPT, _ADAPT)]  # a batch of two or three has poor statistics
+            more = {**options, "batch_size": _ADAPT}
+            batches = apply(self, self.preprocess.normalise, records.take(order), "sketch", dataset=dataset, **more)
+            self.of_sketches.load_state_dict(self.backbone.state_dict())
+            adapt_norms(self.of_sketches, (images for _, images in batches), self.sketch_norms)
+            self.done.fill_(True)
+            self.adapted = True
         if self.alignment.active:
             found: dict[str, list[Tensor]] = {view: [] for view in self.alignment.views}
             for domain in DOMAINS:
@@ -111,20 +119,6 @@ class Frozen(Method):
                     for view, features in seen.items():
                         found[view].append(features.vector.float().cpu())
             self.alignment.measure({view: torch.cat(parts) for view, parts in found.items() if parts})
-
-    def _adapt(self, dataset: Dataset, seed: int, options: Mapping[str, Any]) -> None:
-        """Measure BatchNorm statistics on sketches of mixed classes, some dozens at a time."""
-        assert self.of_sketches is not None
-        records = dataset.train.sketches
-        order = np.random.default_rng(seed).permutation(len(records))
-        order = order[: max(len(order) // _ADAPT * _ADAPT, _ADAPT)]  # a batch of two or three has poor statistics
-        mixed = Records(records.root, records.paths.take(order), records.labels[order])
-        options = {**options, "batch_size": _ADAPT}
-        batches = apply(self, self.preprocess.normalise, mixed, "sketch", dataset=dataset, **options)
-        self.of_sketches.load_state_dict(self.backbone.state_dict())
-        adapt_norms(self.of_sketches, (images for _, images in batches), self.sketch_norms)
-        self.done.fill_(True)
-        self.adapted = True
 
     def _views(self, images: Tensor, domain: Domain) -> dict[str, Features]:
         """Return the features of each view of a domain's images, not aligned."""

@@ -250,14 +250,14 @@ def _encoder(
     image_size: int | None,
     stem: bool | None,
 ) -> Backbone:
-    if isinstance(backbone, Backbone):
-        return build_backbone(backbone, pretrained, weights, image_size, stem=stem or None)
-    spec = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
-    name = str(spec.get("name"))
-    bare = name not in BACKBONES and timm.is_model(name.split(".")[0])
-    if stem and not bare:
-        raise ZsbirError(f"stem=True needs the name of a timm ViT as backbone, not {name!r}: use stem=None")
-    family = timm.model_entrypoint(name.split(".")[0]).__module__ if bare else ""
-    if bare and (stem or (stem is None and family.endswith(("vision_transformer", "deit")))):
-        spec = {**spec, "name": "conv-stem", "model": name}
-    return build_backbone(spec, pretrained, weights, image_size)
+    if not isinstance(backbone, Backbone):
+        spec = {"name": backbone} if isinstance(backbone, str) else dict(backbone)
+        name = str(spec.get("name"))
+        bare = name not in BACKBONES and timm.is_model(name.split(".")[0])
+        if stem and not bare:
+            raise ZsbirError(f"stem=True needs the name of a timm ViT as backbone, not {name!r}: use stem=None")
+        family = timm.model_entrypoint(name.split(".")[0]).__module__ if bare else ""
+        if bare and (stem or (stem is None and family.endswith(("vision_transformer", "deit")))):
+            backbone = {**spec, "name": "conv-stem", "model": name}
+        stem = None
+    return build_backbone(backbone, pretrained, weights, image_size, stem=stem or None)
