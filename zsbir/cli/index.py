@@ -49,8 +49,7 @@ def index(
     from zsbir.matchers import MATCHERS
     from zsbir.methods.embedding import as_device
     from zsbir.search.bulk import index_embeddings, merge_indexes
-    from zsbir.search.index import Index
-    from zsbir.search.record import read_record
+    from zsbir.search.index import Index, record_of
     from zsbir.search.stores import STORES
 
     if matcher is not None:
@@ -64,7 +63,7 @@ def index(
     ) if value]  # fmt: skip
     if len(instead) > 1 or (instead and (photos is not None or prune or links)):
         raise ZsbirError(f"{instead[0]} stands alone: leave out the photos, --prune, --links and the like")
-    if there and (store or set) and STORES.build(spec).spec != (kept := read_record(out)["store"]):
+    if there and (store or set) and STORES.build(spec).spec != (kept := record_of(out)["store"]):
         raise ZsbirError(f"{out} keeps its vectors in {kept}: --store and --set are for new ones")
     if from_embeddings is not None:
         opened = index_embeddings(model, from_embeddings, out, store=spec, device=where, progress=True)

@@ -16,9 +16,8 @@ from zsbir.engine.shards import Part, read_parts
 from zsbir.errors import ZsbirError
 from zsbir.methods.base import Method, load
 from zsbir.search.catalog import Entry
-from zsbir.search.index import Index
+from zsbir.search.index import RECORD, Index, record_of
 from zsbir.search.model import unit
-from zsbir.search.record import RECORD, read_record
 from zsbir.search.stores.base import Vectors
 from zsbir.search.writing import Skip
 
@@ -90,7 +89,7 @@ def merge_indexes(
     Raises:
         ZsbirError: If one is no index, is damaged, or was made by another model than the first.
     """
-    records = [read_record(Path(folder)) for folder in (*folders, *([out] if (Path(out) / RECORD).is_file() else []))]
+    records = [record_of(Path(folder)) for folder in (*folders, *([out] if (Path(out) / RECORD).is_file() else []))]
     if Path(out).absolute() in [Path(folder).absolute() for folder in folders]:
         raise ZsbirError(f"{out} cannot be merged into itself: leave it out of --merge")
     for folder, record in zip((*folders, out), records, strict=False):

@@ -5,19 +5,33 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import PIL
+import timm
+import torch
+from PIL import Image
+
+import zsbir
 from zsbir.data.scan import photo_files
 from zsbir.errors import ZsbirError
-from zsbir.files import replaced, write_json
+from zsbir.files import read_record, replaced, write_json
 from zsbir.methods.base import Method, load
 from zsbir.methods.saving import save
+from zsbir.registry import spec_of
 from zsbir.search.model import Embedder, find_model, fingerprint
-from zsbir.search.record import RECORD, describe, read_record
 from zsbir.search.searching import Hit as Hit
 from zsbir.search.stores import STORES
+from zsbir.search.stores.base import Store
 from zsbir.search.writing import Writing
+
+FORMAT = 1
+RECORD = "index.json"
+
+LARGEST = 2**20
+"""The most numbers a vector may have."""
 
 
 class Index(Writing):
@@ -85,7 +99,7 @@ class Index(Writing):
             raise ZsbirError(f"{folder} {what}; or give another name")
         say = print if progress else lambda line: None
         embedder = Embedder(model if isinstance(model, Method) else find_model(model, device, say), device)
-        record = describe(embedder, STORES.build(store))
+        record = _describe(embedder, STORES.build(store))
         with replaced(folder) as new:
             save(embedder.method, new / "model")
             write_json(new / RECORD, record)
@@ -114,7 +128,7 @@ class Index(Writing):
             ZsbirError: If it is no index, is damaged, or `model` is not the one that made it.
         """
         folder = Path(folder)
-        record = read_record(folder)
+        record = record_of(folder)
         if not (repair or (folder / "photos.sqlite").is_file()):
             raise ZsbirError(f"{folder} lacks its list of photos: `zsbir index PHOTOS -o {folder}` makes it again")
         given = model if isinstance(model, Method) else load(folder / "model") if model is None else find_model(model)
@@ -131,10 +145,6 @@ class Index(Writing):
                 f"{folder} lacks the vectors of {without} photos: `zsbir index -o {folder}` embeds them again"
             )
         return index
-
-    def fitted_matchers(self) -> list[str]:
-        """Return the names of the matchers that `fit_matcher` keeps here."""
-        return sorted(record.parent.name for record in self.folder.glob("matchers/*/matcher.json"))
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return the files that could not be read, each with the reason."""
@@ -157,3 +167,34 @@ class Index(Writing):
         self.catalog.close()
         if self._temporary is not None:
             self._temporary.cleanup()
+
+
+def _describe(embedder: Embedder, store: Store) -> dict[str, Any]:
+    """Return the record of a new index: model, preprocessing, store and versions."""
+    method, size = embedder.method, embedder.method.preprocess.size
+    blank = Image.new("RGB", (size, size), "white")
+    return {
+        "format": FORMAT,
+        "model": spec_of(method),
+        "fingerprint": fingerprint(method),
+        "dim": int(embedder.images([blank], "photo").shape[1]),
+        "preprocessing": asdict(method.preprocess),
+        "store": spec_of(store),
+        "versions": {part.__name__: part.__version__ for part in (zsbir, torch, timm, PIL)},
+    }
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """Return the record of an index folder.
+
+    Raises:
+        ZsbirError: If it holds none, or one of another version.
+    """
+    if not (folder / RECORD).is_file():
+        raise ZsbirError(f"{folder} is no index: make one with `zsbir index PHOTOS -o {folder}`")
+    record = read_record(folder / RECORD, {"format": int, "fingerprint": str, "dim": int, "store": dict, "model": dict})
+    if record["format"] != FORMAT:
+        raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
+    if isinstance(record["dim"], bool) or not 1 <= record["dim"] <= LARGEST:
+        raise ZsbirError(f"{folder / RECORD} is damaged: vectors of {record['dim']} numbers")
+    return record

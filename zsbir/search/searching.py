@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from zsbir.errors import ZsbirError
+from zsbir.files import replaced
+from zsbir.matchers import MATCHERS
 from zsbir.matchers.base import Matcher
 from zsbir.search.catalog import Catalog
-from zsbir.search.locks import SharedLock
-from zsbir.search.matching import Matching
 from zsbir.search.model import Embedder
 from zsbir.search.query import Query, open_query
-from zsbir.search.stores.base import Store, Vectors
+from zsbir.search.stores.base import Ids, Store, Vectors, padded
+from zsbir.types import Domain, Embeddings
+
+
+class SharedLock:
+    """Readers run together; a writer runs alone, and new readers wait for it. No thread takes it twice."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._readers, self._written = 0, False
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold the lock together with other readers."""
+        with self._state:
+            self._state.wait_for(lambda: not self._written)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._readers -= 1
+                self._state.notify_all()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock alone."""
+        with self._state:
+            self._state.wait_for(lambda: not self._written)
+            self._written = True
+            self._state.wait_for(lambda: self._readers == 0)
+        try:
+            yield
+        finally:
+            with self._state:
+                self._written = False
+                self._state.notify_all()
 
 
 @dataclass(frozen=True)
@@ -42,13 +82,13 @@ class Searching:
         embedder: Makes vectors of queries.
         catalog: The photos by id.
         store: Their vectors.
-        matchers: The folder of fitted matchers.
+        matchers: The folder of fitted matchers, one folder each.
     """
 
     def __init__(self, embedder: Embedder, catalog: Catalog, store: Store, matchers: Path) -> None:
         self.embedder, self.catalog, self.store = embedder, catalog, store
-        self._lock = SharedLock()
-        self._matching = Matching(matchers, store)
+        self._lock, self._matchers = SharedLock(), matchers
+        self._fitted: dict[str, tuple[Matcher, Ids]] = {}
 
     def __len__(self) -> int:
         return len(self.catalog)
@@ -113,7 +153,7 @@ class Searching:
         wanted, total = k, len(self)
         while True:
             with self._lock.reading():
-                scores, ids = self._matching.search(vector[None], wanted, matcher, candidates)
+                scores, ids = self._scores(vector[None], wanted, matcher, candidates)
                 found = [self.catalog.entry(number) for number in ids.tolist()]
             hits = [
                 Hit(photo.path, score, number)
@@ -131,3 +171,54 @@ class Searching:
         with self._lock.reading():
             vector = self.store.vectors(np.array([photo], dtype=np.int64))[0]
         return [hit for hit in self.nearest(vector, k + 1, folder=folder) if hit.id != photo][:k]
+
+    def fitted_matchers(self) -> list[str]:
+        """Return the names of the matchers that `fit_matcher` keeps here."""
+        return sorted(record.parent.name for record in self._matchers.glob("*/matcher.json"))
+
+    def _scores(
+        self, queries: Vectors, k: int, matcher: str | Mapping[str, Any] | Matcher | None, candidates: int
+    ) -> tuple[Vectors, Ids]:
+        """Return the best scores (k',) and ids (k',) of one query (1, D), falling, with k' <= k."""
+        if matcher is None or matcher == "cosine":
+            scores, ids = self.store.search(queries, k)
+            return scores[0][ids[0] >= 0], ids[0][ids[0] >= 0]
+        if isinstance(matcher, str) and (self._matchers / _safe(matcher)).is_dir():
+            fitted, ids = self._saved(matcher)
+        else:
+            _, near = self.store.search(queries, max(k, candidates))
+            ids = np.sort(near[0][near[0] >= 0])  # clusterings then do not depend on the query
+            if not len(ids):
+                return np.zeros(0, np.float32), ids
+            fitted = MATCHERS.build(matcher).fit(_embeddings(self.store.vectors(ids), "photo"))
+        found = fitted.scores(_embeddings(queries, "sketch")).float().cpu().numpy()
+        scores, best = padded(found, ids[None], min(k, len(ids)))
+        return scores[0], best[0]
+
+    def _fit(self, matcher: str | Mapping[str, Any]) -> None:
+        """Fit a matcher on all photos and keep it; raises ZsbirError if it cannot be saved, or fitted on these."""
+        made = MATCHERS.build(matcher)
+        ids = np.sort(self.store.ids())
+        made.fit(_embeddings(self.store.vectors(ids), "photo"))
+        with replaced(self._matchers / _safe(made.spec["name"])) as new:
+            made.save(new)
+            np.save(new / "ids.npy", ids)
+        self._fitted.pop(made.spec["name"], None)
+
+    def _saved(self, name: str) -> tuple[Matcher, Ids]:
+        if name not in self._fitted:
+            folder = self._matchers / _safe(name)
+            self._fitted[name] = Matcher.load(folder), np.load(folder / "ids.npy", allow_pickle=False)
+        matcher, ids = self._fitted[name]
+        if not np.array_equal(ids, np.sort(self.store.ids())):
+            raise ZsbirError(f"the photos changed since the matcher {name!r} was fitted on this index: fit it again")
+        return matcher, ids
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def _embeddings(vectors: Vectors, domain: Domain) -> Embeddings:
+    labels = np.full(len(vectors), -1, dtype=np.int64)
+    return Embeddings(torch.from_numpy(np.array(vectors)), labels, domain=domain)

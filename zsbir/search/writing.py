@@ -132,7 +132,7 @@ class Writing(Searching):
     def fit_matcher(self, matcher: str | Mapping[str, Any]) -> None:
         """Fit a matcher on the whole index and keep it there: `search` then uses it by its name, on all photos."""
         with self._writing(), self._lock.reading():
-            self._matching.fit(matcher)
+            self._fit(matcher)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -31,8 +31,7 @@ from zsbir.search.catalog import Entry
 from zsbir.search.index import Hit, Index
 from zsbir.search.stores.base import Vectors
 from zsbir.search.uploads import Limits, RefusedError
-from zsbir.search.web.bodies import Bodies
-from zsbir.search.web.guard import Guard, Measures, Settings, problem
+from zsbir.search.web.guard import Bodies, Guard, Measures, Settings, problem
 from zsbir.search.web.request import Wanted, wanted
 
 T = TypeVar("T")

@@ -1,21 +1,25 @@
-"""What every request passes: token, rate, and the headers of every answer."""
+"""What every request passes: token, rate, limits of its body, and the headers of every answer."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+import prometheus_client as prometheus
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zsbir.search.managers import Links
+from zsbir.search.uploads import RefusedError
 
 COOKIE = "zsbir-token"
 ROUTES = ("/", "/search", "/photo", "/link", "/folders", "/health", "/metrics", "/openapi.json")
@@ -95,11 +99,13 @@ class Measures:
     """
 
     def __init__(self, photos: Callable[[], float]) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter("zsbir_requests", "Answers", ("route", "status"), registry=self._registry)
-        self._seconds = Histogram("zsbir_request_seconds", "Time to an answer", ("route",), registry=self._registry)
-        Gauge("zsbir_photos", "Photos in the index", registry=self._registry).set_function(photos)
-        ProcessCollector(registry=self._registry)
+        self._registry = prometheus.CollectorRegistry()
+        self._requests = prometheus.Counter("zsbir_requests", "Answers", ("route", "status"), registry=self._registry)
+        self._seconds = prometheus.Histogram(
+            "zsbir_request_seconds", "Time to an answer", ("route",), registry=self._registry
+        )
+        prometheus.Gauge("zsbir_photos", "Photos in the index", registry=self._registry).set_function(photos)
+        prometheus.ProcessCollector(registry=self._registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -108,7 +114,7 @@ class Measures:
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return prometheus.generate_latest(self._registry)
 
 
 class Guard:
@@ -170,6 +176,62 @@ class Guard:
             answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", max_age=86_400 * 30)
             return answer
         return problem(401, "this server asks for its token", {"www-authenticate": "Bearer"})
+
+
+class Bodies:
+    """The bodies that are being read or worked on, counted while their bytes come.
+
+    Args:
+        settings: How many there may be, how large together, and how long one may take to come.
+        size: Bytes of one.
+    """
+
+    def __init__(self, settings: Settings, size: int) -> None:
+        self._settings, self._size = settings, size
+        self._bytes = 0
+        self._clients: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read the body of a request; it counts until the context ends.
+
+        Raises:
+            RefusedError: If it is larger than one may be.
+            HTTPException: 408 if it comes too slowly, 429 if this client sends too many at once, 503 if all do.
+        """
+        client = request.client.host if request.client else "?"
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared[:20]) > self._size:
+            raise self._too_large()
+        if self._clients[client] >= self._settings.bodies_each:
+            raise HTTPException(429, "too many requests at once: wait for an answer", {"connection": "close"})
+        if self._clients.total() >= self._settings.bodies:
+            raise HTTPException(503, "the server is busy: try again in a moment", {"connection": "close"})
+        self._clients[client] += 1
+        held = 0
+        try:
+            parts = []
+            try:
+                async with asyncio.timeout(self._settings.body_seconds):
+                    async for part in request.stream():
+                        held += len(part)
+                        self._bytes += len(part)
+                        if held > self._size:
+                            raise self._too_large()
+                        if self._bytes > max(self._settings.body_bytes, self._size):
+                            raise HTTPException(503, "the server is busy: try again", {"connection": "close"})
+                        parts.append(part)
+            except TimeoutError:
+                raise HTTPException(408, "the request came too slowly", {"connection": "close"}) from None
+            yield b"".join(parts)
+        finally:
+            self._bytes -= held
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(f"the request has more than {self._size} bytes", 413)
 
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -11,8 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from zsbir.errors import ZsbirError
 from zsbir.files import stamp
-from zsbir.search.index import Index
-from zsbir.search.record import RECORD
+from zsbir.search.index import RECORD, Index
 
 Say = Callable[[str], object]
 
