@@ -6,7 +6,7 @@ import codecs
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 from xml.parsers import expat
@@ -57,16 +57,15 @@ def load_drawing(record: str, style: StrokeStyle | None = None) -> Image.Image:
         ZsbirError: If the file is missing, broken or too costly to draw, or has no such line.
     """
     style = style or StrokeStyle()
-    options = {"size": style.size, "line_width": style.line_width}
     if kind_of(record) == "svg":
         try:
             with open_regular(record) as stream:
                 data = stream.read(LARGEST + 1)
-            return isolated(f"{__name__}:rasterise_svg", data, **options)
+            return isolated(f"{__name__}:rasterise_svg", data, size=style.size, line_width=style.line_width)
         except (OSError, IsolatedError) as error:
             raise ZsbirError(f"cannot rasterise the SVG file {record}: {error}") from None
     try:
-        return isolated(f"{__name__}:draw_quickdraw", drawing_bytes(record), **options, margin=style.margin)
+        return isolated(f"{__name__}:draw_quickdraw", drawing_bytes(record), **asdict(style))
     except (ValueError, IndexError, IsolatedError) as error:
         raise ZsbirError(f"cannot read the drawing {record}: {error}; lines must be QuickDraw's JSON") from None
 
