@@ -36,10 +36,10 @@ def index_embeddings(
 ) -> Index:
     """Put what `zsbir embed` wrote into an index, part by part: memory does not grow with the number of photos.
 
-    It may be stopped at any moment and called again: photos that are in are passed over.
+    It may be stopped at any moment and called again: it passes over photos that are in.
 
     Args:
-        model: What embedded the photos; it embeds the queries. None: the one of the index, or the default.
+        model: The model that embedded the photos; it embeds the queries. None: the index's own, or the default.
         embeddings: The folder of `zsbir embed`, with its manifest.
         out: The index; made if it is not there.
         store: Name or mapping, see `STORES`; of a new index only.
@@ -47,7 +47,7 @@ def index_embeddings(
         progress: Show a bar.
 
     Raises:
-        ZsbirError: If embedding has not ended, a part is damaged, or another model made it.
+        ZsbirError: If parts are missing or damaged, or another model made them.
     """
     known, parts = read_parts(Path(embeddings))
     there = (Path(out) / RECORD).is_file()
@@ -75,9 +75,9 @@ def merge_indexes(
     device: str = "cpu",
     progress: bool = False,
 ) -> Index:
-    """Put the photos of indexes into one, in bounded memory; of photos with the same path the first one counts.
+    """Put the photos of indexes into one, in bounded memory; if a path occurs twice, the first photo counts.
 
-    It may be stopped at any moment and called again: photos that are in are passed over.
+    It may be stopped at any moment and called again: it passes over photos that are in.
 
     Args:
         folders: The indexes; they stay as they are.

@@ -26,7 +26,7 @@ class Entry:
         digest: BLAKE2b of its content, 16 bytes.
         size: Bytes.
         changed: Time of the last change in nanoseconds, as the file system gives it.
-        source: The folder or list that it was found in; "": it was added by itself.
+        source: The folder or list that it was found in; "": it was added as a single file.
     """
 
     path: str
@@ -88,7 +88,7 @@ class Catalog:
         return int(self._ask("SELECT COUNT(*) FROM photos")[0][0])
 
     def next_ids(self, count: int) -> list[int]:
-        """Return `count` ids that were never given out before, and never will be, not even if this one is stopped."""
+        """Return `count` new ids; none is ever given out twice, even if this process stops."""
         with self._using():
             row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'photos'").fetchone()
             start = row[0] if row else 0

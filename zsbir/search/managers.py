@@ -19,7 +19,7 @@ from zsbir.errors import ZsbirError
 from zsbir.search.catalog import Entry
 
 SECONDS = 10.0
-"""A manager may take so long to answer."""
+"""How long a manager may take to answer."""
 
 _PAGE = 1000
 
@@ -28,7 +28,7 @@ class Links:
     """Makes the address of a photo's page.
 
     Args:
-        template: An address with ``{path}`` in it, or with ``{id}``: the manager's own id of the photo.
+        template: An address with ``{path}`` in it, or with ``{id}``, the manager's own id of the photo.
         keys: Where a key to the manager's API is: ``IMMICH_API_KEY`` or ``PHOTOPRISM_TOKEN``; default: the environment.
 
     Attributes:
@@ -56,7 +56,7 @@ class Links:
         (self._variable, self._key), self._server = given[0], server.group()
 
     def page(self, photo: Entry) -> str | None:
-        """Return the address of a photo's page, or None if the manager has not that photo, or several like it.
+        """Return the address of a photo's page, or None if the manager lacks that photo, or has several like it.
 
         Raises:
             ZsbirError: If the manager does not answer, or refuses the key; or the photo cannot be read.
@@ -66,7 +66,7 @@ class Links:
         try:
             found = set(_MANAGERS[self._variable](photo, self._ask))
         except (LookupError, TypeError, AttributeError, ValueError):  # JSON of another form
-            raise ZsbirError(f"{self._server} answers otherwise than a manager that {self._variable} is for") from None
+            raise ZsbirError(f"{self._server} does not answer like the manager that {self._variable} is for") from None
         return self._template.replace("{id}", quote(found.pop(), safe="")) if len(found) == 1 else None
 
     def of_path(self, path: str) -> str:

@@ -32,7 +32,7 @@ DEFAULTS = {
     "doodle": "the small model that comes with zsbir",
     "lite0": "a small network of ImageNet's classes",
 }
-"""What an index is made with when no model is named, the first whose weights are there or can be downloaded."""
+"""Models for an index when none is named: it takes the first whose weights are here or can be downloaded."""
 
 
 def find_model(
@@ -144,13 +144,13 @@ class Embedder:
 
 
 class Together:
-    """Does what many threads ask for at once in one batch: what comes while the model works is its next batch.
+    """Embeds the images of many threads in one batch: those that come while the model works are its next batch.
 
-    Nobody waits for others to come, so a single query is as fast as without.
+    No thread waits for others to come, so a single query is as fast as without.
 
     Args:
         work: Gives the (B, D) vectors of (B, ...) images of a domain.
-        lock: Held while it works: passes at the same time share the same cores and would only add their memory.
+        lock: Held while it works: two passes at once would share the same cores and add up their memory.
     """
 
     def __init__(self, work: Callable[[Tensor, Domain], Vectors], lock: threading.Lock) -> None:
@@ -168,7 +168,7 @@ class Together:
         return answer.result()
 
     def _answer(self, images: Tensor, domain: Domain) -> None:
-        """Do all that was asked of a kind."""
+        """Answer all requests with images of the same domain and size."""
         with self._queue:
             same = [one for one in self._asked if one[1] == domain and one[0].shape[1:] == images.shape[1:]]
             self._asked = [one for one in self._asked if all(one is not other for other in same)]

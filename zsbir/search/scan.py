@@ -22,8 +22,8 @@ class Changes:
         copies: New files with the content of a photo that stays: its id, and the file.
         moved: Photos whose content is now elsewhere, or that were only touched: id, and the file.
         changed: Ids of photos whose file holds something else now.
-        vanished: Ids of photos of this source whose file is away.
-        kept: Photos whose file is away but that stay in the index, see `Index.update`.
+        vanished: Ids of photos of this source whose file is gone.
+        kept: Photos whose file is gone but that stay in the index, see `Index.update`.
         unreadable: Files that could not be opened, each with the reason.
         same: Number of photos that did not change.
         known: Number of photos of this source before.
@@ -51,8 +51,8 @@ def compare(
     Args:
         files: Full paths.
         known: All photos of the catalogue.
-        source: The folder or list that the files are from; photos of others are never missed. "": single files.
-        left_out: What could not be looked at, each with the reason; photos there are not missed either.
+        source: The folder or list that the files are from; photos of other sources never vanish. "": single files.
+        left_out: Places that could not be read, each with the reason; photos there do not vanish either.
     """
     held = dict(known)
     by_path = {entry.path: number for number, entry in held.items()}

@@ -61,13 +61,13 @@ class Writing(Searching):
         """Add the photos of a folder or list, and follow what changed in it; photos of others stay as they are.
 
         Photos that are in already are not embedded again. Those that vanished from the folder are removed, unless that
-        is more than a tenth of its photos, or the folder itself is away: a disk may not be mounted. Then they are kept,
+        is more than a tenth of its photos, or the folder itself is gone: a disk may not be mounted. Then they are kept,
         see `Changes.kept`, and `prune` removes them. It may be stopped at any moment and called again. Files that
         cannot be read are skipped: see `skipped`.
 
         Args:
             photos: See `photo_files`; None: every folder and list that was indexed before.
-            prune: Remove all photos that are away.
+            prune: Remove all photos whose files are gone.
             links: Follow links that lead out of the folder.
             **options: As for `zsbir.methods.embedding.apply`: batch_size, workers (2), progress, precision, decode.
 
@@ -153,7 +153,7 @@ class Writing(Searching):
                 self._process.release()
 
     def _repair(self) -> list[str]:
-        """Remove what is in only one of catalogue and store; return the files that no folder or list brings back."""
+        """Remove what only the catalogue or only the store has; return the single files that were lost so."""
         with self._lock.writing():
             single: list[int] = np.setxor1d(self.catalog.ids(), self.store.ids()).tolist()
             entries = [self.catalog.entry(number) for number in single]

@@ -58,8 +58,8 @@ class Site:
         self.description = _file("openapi.json")
         self._thumbnail = lru_cache(_KEPT)(_thumbnail)
         self._places = asyncio.Semaphore(2)
-        self._asking = asyncio.Semaphore(32)  # queries that wait for the model: those there are its next batch
-        self._leading = asyncio.Semaphore(4)  # links: a manager that is slow keeps no search waiting
+        self._asking = asyncio.Semaphore(32)  # queries waiting for the model, which takes all of them as its next batch
+        self._leading = asyncio.Semaphore(4)  # links: a slow manager delays no search
         self._waiting = 0
 
     async def home(self, request: Request) -> Response:
@@ -122,7 +122,7 @@ class Site:
         return Response(self.description, media_type="application/json")
 
     async def _working(self, work: Callable[[], T], places: asyncio.Semaphore | None = None) -> T:
-        """Do something slow in a thread, two at a time or as many as `places`, in bounded time with a bounded queue."""
+        """Run slow work in a thread, two at a time or as many as `places`, with a time limit and a bounded queue."""
         if self._waiting >= self.settings.waiting:
             raise HTTPException(503, "the server is busy: try again in a moment")
         self._waiting += 1
@@ -153,13 +153,13 @@ class Site:
         return self.index.nearest(vector, asked.k, asked.matcher, folder=folder)
 
     def _roots(self) -> list[Path]:
-        """Return the indexed folders, inner ones first; of a list the folder that it lies in."""
+        """Return the indexed folders, inner ones first; for a list, the folder that it lies in."""
         sources = [Path(source) for source in self.index.catalog.sources()]
         found = {p.parent if p.suffix and not p.is_dir() else p for p in sources}
         return sorted(found, key=lambda p: (-len(p.parts), p))
 
     def _shown(self, path: Path, roots: list[Path]) -> Path:
-        """Return a path below the indexed folders: where those lie is nobody's business."""
+        """Return a photo's path relative to its indexed folder, whose own place is not shown."""
         for root in roots:
             if path.is_relative_to(root):
                 return path.relative_to(root if len(roots) == 1 else root.parent)
