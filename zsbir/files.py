@@ -20,6 +20,7 @@ from zsbir.errors import ZsbirError
 
 OLD = ".previous"
 NEW = ".incomplete"
+Kinds = Mapping[str, type | tuple[type, ...]]
 
 
 def stamp(file: str | Path) -> tuple[int, int]:
@@ -133,7 +134,7 @@ def read_json(file: Path) -> Any:
         return json.loads(read_regular(file))
 
 
-def read_record(file: Path, keys: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+def read_record(file: Path, keys: Kinds) -> dict[str, Any]:
     """Read a JSON object; raises ZsbirError if it lacks one of `keys`, or its value is not of the kind given."""
     record: dict[str, Any] = read_json(file)
     held = record if isinstance(record, dict) else {}

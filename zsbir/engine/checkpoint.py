@@ -18,12 +18,12 @@ from zsbir.backbones.weights import read_tensors
 from zsbir.engine.learner import Learner
 from zsbir.engine.lora import ADAPTERS
 from zsbir.errors import ZsbirError
-from zsbir.files import read_record, replaced, write_json
+from zsbir.files import Kinds, read_record, replaced, write_json
 from zsbir.methods.saving import fill, plain_tensors, write_method
 
 AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-STATE: dict[str, type | tuple[type, ...]] = {
+STATE: Kinds = {
     "epoch": int, "step": int, "best": (float, NoneType), "best_epoch": (int, NoneType),
     "bad_images": list, "log": int, "tensors": int
 }  # fmt: skip

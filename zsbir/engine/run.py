@@ -24,12 +24,12 @@ from zsbir.data.manifest import difference
 from zsbir.engine.lora import Lora
 from zsbir.engine.speed import Speed
 from zsbir.errors import ZsbirError
-from zsbir.files import read_json, read_record, reading, write_json, writing
+from zsbir.files import Kinds, read_json, read_record, reading, write_json, writing
 from zsbir.methods.base import Method, Recipe
 from zsbir.registry import spec_of
 
 MANIFEST = "dataset.json"
-RECORD = {"method": (str, dict), "dataset": (str, dict), "recipe": dict, "seed": int, "settings": dict}
+RECORD: Kinds = {"method": (str, dict), "dataset": (str, dict), "recipe": dict, "seed": int, "settings": dict}
 """What ``run.json`` must hold."""
 
 
