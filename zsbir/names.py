@@ -1,7 +1,7 @@
 """Class names: one spelling for each class, and plain English for prompts and word vectors.
 
 Published names have underscores, hyphens, brackets and habits of spelling (``tablelamp``), and some mean only one thing
-in their data set (``bat`` is the animal). The awkward names of all benchmark classes are listed; all others follow one
+in their dataset (``bat`` is the animal). The awkward names of all benchmark classes are listed; all others follow one
 rule: separators become blanks, and ``car_(sedan)`` becomes ``sedan car``.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def canonical(name: str) -> str:
-    """Return a class name in one spelling, whatever the data set's.
+    """Return a class name in one spelling, whatever the dataset's.
 
     >>> canonical("hot-air_balloon") == canonical("Hot air balloon") == canonical("hot_air_balloon")
     True
@@ -81,7 +81,7 @@ def prompt_name(name: str) -> str:
     """Return a class name as it stands in a sentence, such as "a photo of a ...".
 
     Args:
-        name: As a data set writes it.
+        name: As a dataset writes it.
 
     >>> prompt_name("hot-air_balloon"), prompt_name("car_(sedan)"), prompt_name("tablelamp")
     ('hot air balloon', 'sedan car', 'table lamp')

@@ -36,7 +36,7 @@ class VxL(ScoreMasker):
         keep: Number of patches to keep instead.
         threshold: Keep instead the patches above it, in maps scaled to [0, 1].
         blocks: How many of the last blocks get the surgery path.
-        prompts: ``"word"``: the class name alone, as `zsbir.names.prompt_name` spells it; ``"raw"``: as the data set
+        prompts: ``"word"``: the class name alone, as `zsbir.names.prompt_name` spells it; ``"raw"``: as the dataset
             spells it, as in PuXIM's release; ``"ensemble"``: the mean over open_clip's ImageNet templates; or other
             templates, with ``{}`` in the place of the name.
         generic: The text for what all photos have in common.

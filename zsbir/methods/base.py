@@ -175,7 +175,7 @@ class Method(Encoder, ModelHubMixin):
 
     @classmethod
     def published_for(cls, dataset: str) -> dict[str, Any]:
-        """Return the constructor's arguments published for a data set, given by its registry name."""
+        """Return the constructor's arguments published for a dataset, given by its registry name."""
         return {}
 
     def negative_weights(self, classes: Sequence[str]) -> Tensor | None:

@@ -16,7 +16,7 @@ modalities, c = norm(x + t)::
 Deviations from the release:
 
 - The best checkpoint is chosen on held-out seen classes; the release takes the lowest loss on the test part when no
-  class is held out, its default. Its class selection fills the first data set only; here one data set trains.
+  class is held out, its default. Its class selection fills the first dataset only; here one dataset trains.
 - The published warm-up is 5 % of all steps, which the recipe takes in steps: ``--recipe warmup=N``.
 - Sketches and photos are drawn in equal numbers; the release goes through one list of all pairs, in order.
 - A fourth modality, a second kind of text, is part of the release's discriminator and of no pair: ``modalities=4``.

@@ -26,7 +26,7 @@ Deviations from the release:
 - The best checkpoint is chosen on held-out seen classes; the release chooses it on the test classes:
   ``select_on="test"``.
 - Masks are made from photos normalised as CLIP expects, with class names as people say them; the release gives CLIP
-  the encoder's images and the data set's names. Texts are encoded once per class, with the same result.
+  the encoder's images and the dataset's names. Texts are encoded once per class, with the same result.
 - ``published=True`` turns back decoder, batch size, names and CLIP's images.
 """
 

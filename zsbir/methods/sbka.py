@@ -47,7 +47,7 @@ from zsbir.types import Batch, Domain, Features
 
 
 class Preset(NamedTuple):
-    """What is published for one data set.
+    """What is published for one dataset.
 
     Attributes:
         warmup: Last epoch, from 0, in which the teacher's head is fixed.
@@ -81,7 +81,7 @@ class SBKA(Method):
         pretrained: Load its pretrained weights, head included (timm's need the network once).
         weights: A local weights file for the backbone, head included, instead.
         preset: Published settings: ``"sketchy"``, ``"tuberlin"`` or ``"quickdraw"``; `zsbir train` takes those of its
-            data set.
+            dataset.
         warmup: Last epoch, from 0, in which the teacher's head is fixed; None: the preset's.
         prior: Weight of the semantic similarity, 0 for none; None: the preset's.
         noise: Weight of the KL term.
@@ -244,7 +244,7 @@ class SBKA(Method):
 
     @classmethod
     def published_for(cls, dataset: str) -> dict[str, Any]:
-        """Return the preset of the data set's family: ``"quickdraw"`` for ``"quickdraw-30"``."""
+        """Return the preset of the dataset's family: ``"quickdraw"`` for ``"quickdraw-30"``."""
         family = dataset.partition("-")[0]
         return {"preset": family} if family in PRESETS else {}
 
