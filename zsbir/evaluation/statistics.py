@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from zsbir.arguments import Count, Natural, OpenProportion, checked
+from zsbir.arguments import Count, Natural, checked
 from zsbir.evaluation.protocols import Average
 from zsbir.types import Labels
 
@@ -27,10 +27,9 @@ def bootstrap(
     average: Average,
     over: Over = "queries",
     resamples: Count = 1000,
-    level: OpenProportion = 0.95,
     seed: Natural = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return percentile intervals of the means of several metrics.
+    """Return 95 % percentile intervals of the means of several metrics.
 
     Resampling queries answers "other sketches of the same classes"; resampling classes "other unseen classes", which
     is wider and what a zero-shot claim is about.
@@ -41,7 +40,6 @@ def bootstrap(
         average: How the protocol takes the mean; classes that a resample of the queries misses do not count in it.
         over: What is drawn with replacement.
         resamples: How many draws.
-        level: Coverage, in (0, 1).
         seed: Seed of the draws; metrics of one call share them.
 
     Returns:
@@ -64,7 +62,7 @@ def bootstrap(
             means.append(_class_draws(generator, draws, sums, counts, average))
         else:
             means.append(_query_draws(generator, draws, matrix, starts, average))
-    tail = (1 - level) / 2
+    tail = (1 - 0.95) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0).tolist()
     return dict(zip(values, zip(low, high, strict=True), strict=True))
 
