@@ -218,21 +218,17 @@ def _confined(seconds: float, memory: int) -> Iterator[None]:
     import resource
     import signal
 
-    held: list[tuple[int, tuple[int, int]]] = []
+    with contextlib.ExitStack() as lifted:
 
-    def limit(what: int, value: int) -> None:
-        before = resource.getrlimit(what)
-        held.append((what, before))
-        resource.setrlimit(what, (value, before[1]))
+        def limit(what: int, value: int) -> None:
+            before = resource.getrlimit(what)
+            lifted.callback(resource.setrlimit, what, before)
+            resource.setrlimit(what, (value, before[1]))
 
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        limit(resource.RLIMIT_AS, int(statm.read_text().split()[0]) * resource.getpagesize() + memory)
-    limit(resource.RLIMIT_NOFILE, 3)
-    signal.alarm(int(seconds) + 2)
-    try:
+        statm = Path("/proc/self/statm")
+        if statm.exists():
+            limit(resource.RLIMIT_AS, int(statm.read_text().split()[0]) * resource.getpagesize() + memory)
+        limit(resource.RLIMIT_NOFILE, 3)
+        lifted.callback(signal.alarm, 0)
+        signal.alarm(int(seconds) + 2)
         yield
-    finally:
-        signal.alarm(0)
-        for what, before in held:
-            resource.setrlimit(what, before)

@@ -31,7 +31,17 @@ class WordNet:
         self._parents: dict[Synset, tuple[Synset, ...]] = {}
         try:
             for line in self._lines("data.noun"):
-                self._take(line)
+                # Offset, file number, type, number of words (hex), words with ids, number of pointers, pointers.
+                part = line.split(" | ")[0].split()
+                pointers = 4 + 2 * int(part[3], 16)
+                links = part[pointers + 1 : pointers + 1 + 4 * int(part[pointers])]
+                if len(links) != 4 * int(part[pointers]):
+                    raise ValueError("fewer pointers than said")
+                # @ is a hypernym, @i the class of an instance ("Eiffel Tower").
+                targets = zip(links[::4], links[1::4], strict=True)
+                self._parents[f"n{part[0]}"] = tuple(
+                    f"n{target}" for symbol, target in targets if symbol in ("@", "@i")
+                )
         except (ValueError, IndexError):
             raise ZsbirError(f"{self.folder / 'data.noun'} is not a WordNet 3.0 database file") from None
         self._distances: dict[Synset, dict[Synset, int]] = {}
@@ -69,18 +79,6 @@ class WordNet:
         except (ValueError, IndexError):
             raise ZsbirError(f"{self.folder / 'index.noun'} is not a WordNet 3.0 database file") from None
         return index
-
-    def _take(self, line: str) -> None:
-        """Read: offset, file number, type, number of words (hex), words with ids, number of pointers, pointers."""
-        part = line.split(" | ")[0].split()
-        pointers = 4 + 2 * int(part[3], 16)
-        many = int(part[pointers])
-        links = part[pointers + 1 : pointers + 1 + 4 * many]
-        if len(links) != 4 * many:
-            raise ValueError("fewer pointers than said")
-        # @ is a hypernym, @i the class of an instance ("Eiffel Tower").
-        targets = zip(links[::4], links[1::4], strict=True)
-        self._parents[f"n{part[0]}"] = tuple(f"n{target}" for symbol, target in targets if symbol in ("@", "@i"))
 
     def _lines(self, file: str) -> list[str]:
         try:
