@@ -17,17 +17,22 @@ from zsbir.engine.run import write_run
 BACKBONE = {"name": "tiny", "image_size": 32, "width": 4}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Two seen, two unseen classes of coloured noise, 4 sketches and 5 photos each."""
-    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+def noise(root, classes):
+    """Write coloured noise, 4 sketches and 5 photos of each class."""
+    rng = np.random.default_rng(0)
     for domain, count in (("sketch", 4), ("photo", 5)):
-        for number, name in enumerate(("bar", "circle", "cross", "square")):
+        for number, name in enumerate(classes):
             (root / domain / name).mkdir(parents=True)
             for i in range(count):
                 pixels = rng.integers(0, 60, (32, 32, 3)) + 45 * number
                 Image.fromarray(pixels.astype(np.uint8)).save(root / domain / name / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two seen, two unseen classes."""
+    return noise(tmp_path_factory.mktemp("data"), ("bar", "circle", "cross", "square"))
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +196,18 @@ def test_a_method_by_name_needs_its_dataset_and_is_found_by_name(data, outcome):
                              "--backbone", "tiny", "--no-pretrained", "--no-html")  # fmt: skip
     assert code == 0
     assert "report: evaluations/frozen-folder/evaluation" in said
+
+
+def test_a_method_by_name_is_evaluated_on_seen_classes_held_out(tmp_path, outcome):
+    root = noise(tmp_path / "five", ("a", "b", "c", "d", "e"))
+    words = ["evaluate", "frozen", "--dataset", "folder", "--root", root, "--unseen", "e", "--backbone", "tiny",
+             "--no-pretrained", "--no-html", "--part", "validation"]  # fmt: skip
+    code, said, *_ = outcome(*words, "--validation", "2")
+    assert code == 0, said
+    assert "8 sketches against 10 photos, 2 classes" in said
+    code, said, *_ = outcome(*words, "--validation", "0")
+    assert code == 2
+    assert "no validation classes" in said
 
 
 def test_the_baseline_is_computed_once_and_kept_in_the_run(run, outcome):
