@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -66,17 +65,16 @@ def complete(args: Sequence[str], commands: Commands, **options: Any) -> int:
     return 0
 
 
-def _tree(table: Commands) -> Any:
-    return Union[tuple(  # noqa: UP007  # a union of a length that is known now
+def _group(table: Commands) -> Callable[..., None]:
+    """Return a function with a subcommand for each entry, groups in groups."""
+    commands = tuple(
         Annotated[Any, tyro.conf.subcommand(name, constructor=_group(found) if isinstance(found, dict) else found)]
         for name, found in table.items()
-    )]  # fmt: skip
+    )
 
-
-def _group(table: Commands) -> Callable[..., None]:
     def chosen(command: Any) -> None: ...
 
-    chosen.__annotations__ = {"command": _tree(table), "return": None}
+    chosen.__annotations__ = {"command": Union[commands], "return": None}  # noqa: UP007 (of a length known now)
     return chosen
 
 
@@ -90,14 +88,13 @@ def _names(commands: Commands) -> str:
     flat = {name: found for name, found in commands.items() if not isinstance(found, dict)}
     flat |= {f"{outer} {name}": inner for outer, group in commands.items() if isinstance(group, dict)
              for name, inner in group.items()}  # fmt: skip
-    first = {name: next(iter(_positionals(command)), "") for name, command in flat.items()}
+    first = {name: _first_positional(command) for name, command in flat.items()}
     return _BASH.format(
         options="\n".join(f'    {option}) names="{known[kind]}" ;;' for option, kind in _OPTIONS.items()),
         commands="\n".join(f'    "{name}") names="{words[p]}" ;;' for name, p in first.items() if p in words),
     )
 
 
-def _positionals(command: Callable[..., Any]) -> list[str]:
+def _first_positional(command: Callable[..., Any]) -> str:
     hints = get_type_hints(command, include_extras=True)
-    return [name for name in inspect.signature(command).parameters
-            if Positional in getattr(hints[name], "__metadata__", ())]  # fmt: skip
+    return next((name for name, hint in hints.items() if Positional in getattr(hint, "__metadata__", ())), "")

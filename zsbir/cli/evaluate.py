@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from zsbir.evaluation.evaluator import Evaluator
     from zsbir.evaluation.report import Report
 
-_MAP = "Map of sketch and photo embeddings"
 Setting = Literal["zero-shot", "generalised", "fine-grained", "binary", "few-queries"]
 
 
@@ -124,7 +123,7 @@ def evaluate(
                 name = f"binary-{bits or 64}" if setting == "binary" else setting
                 folder = _target(subject.folder, out, name, part, path if len(run) > 1 else None)
                 openers = subject.openers or (None, None)
-                figures = {} if figure is None else {_MAP: figure}
+                figures = {} if figure is None else {"Map of sketch and photo embeddings": figure}
                 with heard("writing the report"):
                     found.save(folder, report.html, openers[0], openers[1], figures, title=str(path))
                 _show(str(path), found, folder)

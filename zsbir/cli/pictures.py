@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +14,6 @@ from zsbir.cli._options import DataOptions, WorkOptions, at_least, matcher_spec
 from zsbir.errors import ZsbirError
 
 if TYPE_CHECKING:
-    from zsbir.cli._evaluation import Subject
-    from zsbir.evaluation.overview import TopPhotos
-    from zsbir.evaluation.pictures import Opener
     from zsbir.types import Paths
 
 
@@ -53,7 +51,10 @@ def pictures(
         seed: Seed of the random sketches.
         work: How images are embedded.
     """
+    from zsbir.evaluation.evaluator import Evaluator
+    from zsbir.evaluation.pictures import top_k_picture
     from zsbir.evaluation.shown import draw_queries, find_queries
+    from zsbir.files import writing
 
     spec = matcher_spec(matcher, set)
     at_least(top=(top, 1), cell=(cell, 8), random=(random, 0), seed=(seed, 0))
@@ -77,34 +78,18 @@ def pictures(
         raise ZsbirError(
             f"the images of {run} are not here: give a run, or embeddings and --root, their dataset's folder"
         )
-    draw(_found(subject, top, notes), *subject.openers, out, cell)
-
-
-def _found(subject: Subject, top: int, notes: dict[str, str]) -> list[TopPhotos]:
-    """Return the first photos of the subject's sketches, in their order."""
-    from dataclasses import replace
-
-    from zsbir.evaluation.evaluator import Evaluator
-
     evaluator = Evaluator(
         matcher=subject.matcher, metrics=("mAP",), ks=(1,), resamples=0, examples=0, top=top,
         queries=list(subject.queries.paths),
     )  # fmt: skip
-    shown = evaluator.evaluate(subject.queries, subject.gallery).top
-    return [replace(row, note=notes.get(row.path, "")) for row in shown]
-
-
-def draw(rows: Sequence[TopPhotos], open_sketch: Opener, open_photo: Opener, out: Path, cell: int) -> None:
-    """Write one picture a row and the sheet of all, and say where."""
-    from zsbir.evaluation.pictures import top_k_picture
-    from zsbir.files import writing
-
+    found = evaluator.evaluate(subject.queries, subject.gallery).top
+    rows = [replace(row, note=notes.get(row.path, "")) for row in found]
     with writing("pictures", out):
         out.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(rows, start=1):
             name = "".join(letter if letter.isalnum() else "-" for letter in row.label.lower()).strip("-")
             file = out / f"{number:03d}-{name}.png"
-            top_k_picture([row], open_sketch, open_photo, cell=cell).save(file)
+            top_k_picture([row], *subject.openers, cell=cell).save(file)
             print(f"{file}  {row.path}: {sum(row.correct)} of {len(row.correct)} right")
-        top_k_picture(rows, open_sketch, open_photo, cell=cell).save(out / "sheet.png")
+        top_k_picture(rows, *subject.openers, cell=cell).save(out / "sheet.png")
     print(out / "sheet.png")

@@ -158,7 +158,8 @@ class Guard:
             refusal = self._refuse(Request(scope))
             await (refusal or self._app)(scope, receive, sending)
         finally:
-            self._measures.request(_route(scope["path"]), status, time.perf_counter() - began)
+            route = "/" + scope["path"].lstrip("/").partition("/")[0]
+            self._measures.request(route if route in ROUTES else "other", status, time.perf_counter() - began)
 
     def _refuse(self, request: Request) -> Response | None:
         client = request.client.host if request.client else "?"
@@ -241,8 +242,3 @@ def problem(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 def _same(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode(), wanted.encode())
-
-
-def _route(path: str) -> str:
-    first = "/" + path.lstrip("/").partition("/")[0]
-    return first if first in ROUTES else "other"
