@@ -46,13 +46,7 @@ complete -o default -F _zsbir_names zsbir
 
 
 def complete(args: Sequence[str], commands: Commands, **options: Any) -> int:
-    """Print or write what ``--tyro-print-completion SHELL`` or ``--tyro-write-completion SHELL FILE`` ask for.
-
-    Args:
-        args: The command line.
-        commands: All commands.
-        **options: Further arguments of `tyro.cli`.
-    """
+    """Print or write what ``--tyro-print-completion SHELL`` or ``--tyro-write-completion SHELL FILE`` ask for."""
     said = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
         tyro.cli(_group(commands), prog="zsbir", args=args, **options)

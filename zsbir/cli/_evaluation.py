@@ -118,17 +118,7 @@ def _dataset(name: str, data: DataOptions) -> Dataset:
 
 
 def run_of_weights(name: str, model: NamedOptions, data: DataOptions, out: Path | None) -> Path:
-    """Write a run folder with an authors' weights, built as published, and return it: a run like one's own.
-
-    Args:
-        name: The method whose checkpoint it is.
-        model: With the weights.
-        data: With the dataset to evaluate on.
-        out: The folder; None: a new one in ``runs``.
-
-    Raises:
-        ZsbirError: If there is no dataset, the folder is taken, or the weights do not fit.
-    """
+    """Write a run folder of the method `name`, built as published, with the authors' weights, and return the folder."""
     from zsbir.engine.run import claim, write_run
     from zsbir.methods import METHODS
     from zsbir.methods.released import load_released

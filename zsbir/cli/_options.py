@@ -183,14 +183,7 @@ def refuse(options: Mapping[str, Any], why: str) -> None:
 
 
 def assignments(words: Iterable[str], option: str) -> dict[str, Any]:
-    """Turn ``["lr=0.1", "masker.ratio=0.5"]`` into nested values; a value is JSON where it can be, else a string.
-
-    Args:
-        words: ``key=value`` each; a dot in the key goes one level down.
-        option: The option they came from, for messages.
-
-    Raises:
-        ZsbirError: For a word without ``=``.
+    """Turn the ``key=value`` words of an option into nested values: JSON where it can be, else a string.
 
     >>> assignments(["shared=true", "masker.name=random", "masker.ratio=0.5"], "--set")
     {'shared': True, 'masker': {'name': 'random', 'ratio': 0.5}}
@@ -207,33 +200,15 @@ def assignments(words: Iterable[str], option: str) -> dict[str, Any]:
             if not isinstance(held, dict):
                 held = place[part] = {"name": held}
             place = held
-        place[last] = parse_value(text)
+        try:
+            place[last] = json.loads(text)
+        except ValueError:
+            place[last] = text
     return found
 
 
-def parse_value(text: str) -> Any:
-    """Return `text` read as JSON, or as it is.
-
-    >>> parse_value("0.5"), parse_value("random"), parse_value("[1, 2]")
-    (0.5, 'random', [1, 2])
-    """
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def joined(options: Mapping[str, Any], more: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Return options that have names of their own together with those given as key=value.
-
-    Args:
-        options: By name.
-        more: From `assignments`.
-        place: The option that `more` came from.
-
-    Raises:
-        ZsbirError: For a setting that is given in both ways.
-    """
+    """Return `options` and `more`, which came as key=value in the option `place`; refuse a name that is in both."""
     for name in options.keys() & more.keys():
         raise ZsbirError(f"{name} is given twice: by an option of its own and in {place}; leave one out")
     return {**options, **more}

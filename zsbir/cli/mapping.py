@@ -99,11 +99,7 @@ def near_by(settings: MapSettings, matcher: Any) -> MapSettings:
 def model_panels(
     model: Model, settings: MapSettings, work: WorkOptions, before: bool, after: bool = True
 ) -> list[Panel]:
-    """Embed what a map shows of a model: as it is, and before it the start that it was trained from.
-
-    Raises:
-        ZsbirError: If the part is empty, or the start's pretrained weights are not here.
-    """
+    """Embed what a map shows of a model: the start that it was trained from, the model as it is, or both."""
     whole = model.split()
     sketches, photos = (r.take(settings.chosen_rows(r.labels, whole.classes)) for r in (whole.sketches, whole.photos))
     split = replace(whole, sketches=sketches, photos=photos)
@@ -116,11 +112,7 @@ def model_panels(
 
 
 def report_map(of: MapOf, path: Path, subject: Subject, work: WorkOptions, seed: int) -> Figure | None:
-    """Return the map of a report; None where it is not wanted, or another process draws it.
-
-    Raises:
-        ZsbirError: If it cannot be drawn.
-    """
+    """Return the map of a report; None where it is not wanted, or another process draws it."""
     from zsbir.engine.logging import heard
     from zsbir.evaluation.distributed import is_first
     from zsbir.evaluation.embedding_map import embedding_map

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from zsbir.arguments import Count, fits
 from zsbir.errors import ZsbirError
 from zsbir.files import replaced
 from zsbir.matchers import MATCHERS
@@ -147,7 +148,7 @@ class Searching:
         folder: str | Path | None = None,
     ) -> list[Hit]:
         """Find the photos nearest to a (D,) unit vector, all or those below a folder; the rest as for `search`."""
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        if not fits(k, Count):
             raise ZsbirError(f"k={k!r} must be a whole number, at least 1")
         under = None if folder is None else str(Path(folder).absolute()).rstrip(os.sep) + os.sep
         wanted, total = k, len(self)
