@@ -108,8 +108,8 @@ def test_a_decoder_that_fails_leaves_the_batch_to_the_cpu(files, method, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decode": "gpu"}, "decode='gpu' is none of cpu, device"),
-        ({"precision": "fp16"}, "precision='fp16' is none of no, bf16"),
+        ({"decode": "gpu"}, "decode='gpu' must be 'cpu' or 'device'"),
+        ({"precision": "fp16"}, "precision='fp16' must be 'no' or 'bf16'"),
         ({"decode": "device", "cache": "c"}, "leaves a GPU nothing to decode"),
     ],
 )

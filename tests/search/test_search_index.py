@@ -147,7 +147,7 @@ def test_options_of_embedding_reach_it(method, photos, tmp_path, monkeypatch):
         {"precision": "bf16", "decode": "device", "batch_size": 5, "workers": 2},
         {"precision": "bf16", "decode": None, "batch_size": None, "workers": 0},
     ]
-    with pytest.raises(ZsbirError, match="precision='fp16' is none of no, bf16"):
+    with pytest.raises(ZsbirError, match="precision='fp16' must be 'no' or 'bf16'"):
         Index.load(tmp_path / "i").add(photos / "new.jpg", precision="fp16")
 
 

@@ -109,3 +109,12 @@ def read_ahead(
             yield start, list(results)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def stacked(images: list[Tensor], device: torch.device) -> Tensor:
+    """Return images as one tensor: on the device if one of them is there, else in memory it copies fast from."""
+    if device.type != "cuda":
+        return torch.stack(images)
+    if any(image.is_cuda for image in images):
+        return torch.stack([image.to(device, non_blocking=True) for image in images])
+    return torch.stack(images).pin_memory()

@@ -6,13 +6,14 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from zsbir.arguments import Count, Natural, checked
 from zsbir.backbones.base import Backbone
 from zsbir.data.base import Dataset
 from zsbir.data.batches import to_unit
@@ -22,7 +23,7 @@ from zsbir.errors import ZsbirError
 from zsbir.methods._batching import BatchSize
 from zsbir.methods._images import Images as Images
 from zsbir.methods._images import as_items, check_domain, check_images, paths_of, values_known
-from zsbir.methods._reading import Reader, read_ahead
+from zsbir.methods._reading import Reader, read_ahead, stacked
 from zsbir.methods.features import StoredFeatures
 from zsbir.registry import spec_of
 from zsbir.types import Domain, Embeddings, Features, Records, Split
@@ -183,6 +184,7 @@ def embed_split(method: Encoder, dataset: Dataset, split: Split, **options: Any)
     return embed(method, split.sketches, "sketch", **more), embed(method, split.photos, "photo", **more)
 
 
+@checked("embedding")
 def apply(
     method: Encoder,
     call: Callable[[Tensor], T],
@@ -191,8 +193,8 @@ def apply(
     *,
     dataset: Dataset | None = None,
     device: torch.device | str | None = None,
-    batch_size: int | None = None,
-    workers: int = 0,
+    batch_size: Count | None = None,
+    workers: Natural = 0,
     progress: bool = False,
     cache: str | Path | None = None,
     precision: Precision = "no",
@@ -220,12 +222,6 @@ def apply(
     Yields:
         The rows of a batch among `images`, and what `call` gave of them.
     """
-    check_domain(domain)
-    if (batch_size is not None and batch_size < 1) or workers < 0:
-        raise ZsbirError(f"batch_size={batch_size} must be at least 1, workers={workers} at least 0")
-    for name, value, known in (("precision", precision, get_args(Precision)), ("decode", decode, get_args(Decoder))):
-        if value not in known:
-            raise ZsbirError(f"{name}={value!r} is none of {', '.join(known)}")
     items = as_items(images)
     where = next(method.parameters(), torch.empty(0)).device if device is None else as_device(device)
     source = ImageSource(dataset, method.preprocess, cache)
@@ -257,7 +253,7 @@ def apply(
                         skip(start + at, held)
                 rows = [start + at for at, held in enumerate(batch) if isinstance(held, Tensor)]
                 if rows:
-                    pixels = _stacked([held for held in batch if isinstance(held, Tensor)], where)
+                    pixels = stacked([held for held in batch if isinstance(held, Tensor)], where)
                     pieces = list(sized.pieces(apply_to, pixels))
                     stops = [at for at, _ in pieces[1:]] + [len(rows)]
                     yield from ((rows[at:stop], result) for (at, result), stop in zip(pieces, stops, strict=True))
@@ -265,15 +261,6 @@ def apply(
     finally:
         if was_training:
             method.train()
-
-
-def _stacked(images: list[Tensor], device: torch.device) -> Tensor:
-    """Return images as one tensor: on the device if one of them is there, else in memory it copies fast from."""
-    if device.type != "cuda":
-        return torch.stack(images)
-    if any(image.is_cuda for image in images):
-        return torch.stack([image.to(device, non_blocking=True) for image in images])
-    return torch.stack(images).pin_memory()
 
 
 def model_meta(method: Encoder) -> dict[str, Any]:
