@@ -95,17 +95,10 @@ def list() -> Table:
     Returns:
         zsbir.registry.Table: A mapping ``{"methods": {"dann": "Two towers, ...", ...}, "datasets": ..., ...}``.
     """
-    from zsbir.backbones import BACKBONES
-    from zsbir.data import DATASETS
-    from zsbir.evaluation.protocols import PROTOCOLS
-    from zsbir.maskers import MASKERS
-    from zsbir.matchers import MATCHERS
-    from zsbir.methods import METHODS
     from zsbir.registry import Table
-    from zsbir.search.stores import STORES
 
-    registries = (METHODS, DATASETS, BACKBONES, MASKERS, MATCHERS, PROTOCOLS, STORES)
-    return Table((f"{registry.kind}s", registry.describe()) for registry in registries)
+    kinds = ("methods", "datasets", "backbones", "maskers", "matchers", "protocols", "stores")
+    return Table((kind, __getattr__(kind.upper()).describe()) for kind in kinds)
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,7 @@ def test_accuracy_on_held_out_sketches_selects_after_the_warmup(held_out, tmp_pa
 
 
 def test_accuracy_needs_a_classifier_and_held_out_sketches(shapes, held_out, small_dann):
-    with pytest.raises(ZsbirError, match="needs a classifier, and DANN has none"):
+    with pytest.raises(ZsbirError, match="needs a classifier, but DANN has none"):
         Selection(small_dann(), held_out, "accuracy")
     with pytest.raises(ZsbirError, match="hold_out=0.1"):
         Selection(sbka(shapes, 0), shapes, "accuracy")

@@ -226,7 +226,7 @@ def test_a_densenet_ends_in_its_batch_norm_unless_a_relu_is_asked_for(last_relu)
     expected = expected.clamp(min=0) if last_relu else expected
     torch.testing.assert_close(vector, expected.amax(dim=(2, 3)))
     assert bool((vector < 0).any()) != last_relu
-    with pytest.raises(ZsbirError, match="timm's resnet18 is none"):
+    with pytest.raises(ZsbirError, match="not for timm's resnet18"):
         zsbir.BACKBONES.build("resnet18", last_relu=False)
 
 

@@ -94,7 +94,7 @@ class ConvStem(Backbone):
         projection = getattr(embed, "proj", None)
         if embed is None or not self.vit.is_vit or not isinstance(projection, nn.Conv2d):
             raise ZsbirError(
-                f"the backbone 'conv-stem' needs a timm ViT with a patch embedding, and {model!r} is none: use "
+                f"the backbone 'conv-stem' needs a timm ViT with a patch embedding, not {model!r}: use "
                 "'vit_base_patch16_224', or the model without the stem"
             )
         embed.proj = MeanProjection(projection, conv_stem(projection.out_channels, projection.kernel_size[0]))

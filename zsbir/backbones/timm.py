@@ -68,7 +68,7 @@ class TimmBackbone(Backbone):
         if not last_relu:
             last = getattr(getattr(self.net, "features", None), "norm5", None)
             if last is None:
-                raise ZsbirError(f"last_relu=False is for DenseNets, and timm's {model} is none")
+                raise ZsbirError(f"last_relu=False is for DenseNets, not for timm's {model}")
             last.act = nn.Identity()
         config: Any = self.net.pretrained_cfg
         self.image_size: int = image_size or config["input_size"][-1]

@@ -36,7 +36,7 @@ class Tiny(Backbone):
                 "pretrained=False (--no-pretrained)"
             )
         if image_size % 16:
-            raise ZsbirError(f"the backbone 'tiny' needs an image size that 16 divides, not {image_size}")
+            raise ZsbirError(f"the backbone 'tiny' needs an image size divisible by 16, not {image_size}")
         widths = (3, width, 2 * width, 4 * width, 8 * width)
         self.net = nn.Sequential()
         for before, after in pairwise(widths):

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zsbir.errors import ZsbirError
+from zsbir.files import reading
 
 T = TypeVar("T")
 
@@ -54,20 +56,16 @@ def read_tensors(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise ZsbirError(f"there is no weights file {path}")
-    try:
+    with reading("weights file", path):
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return dict(load_file(path))
-        # Training scripts keep their best accuracy as a NumPy number beside the weights.
-        with torch.serialization.safe_globals(_numpy_numbers()):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's own message advises to unpickle whatever there is
-        kinds = "neither safetensors nor a PyTorch file that holds tensors alone"
-        raise ZsbirError(f"the weights file {path} cannot be read: it is {kinds}") from None
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ZsbirError(f"the weights file {path} cannot be read: {reason}") from error
+        try:
+            # Training scripts keep their best accuracy as a NumPy number beside the weights.
+            with torch.serialization.safe_globals(_numpy_numbers()):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # torch's own message advises to unpickle the file
+            kinds = "neither safetensors nor a PyTorch file that holds tensors alone"
+            raise ZsbirError(f"the weights file {path} cannot be read: it is {kinds}") from None
     tensors = dict(_tensors(state, ""))
     if not tensors:
         raise ZsbirError(f"the weights file {path} holds no tensors by name")

@@ -52,7 +52,7 @@ class Selection:
         self.best_epoch: int | None = None
         self.figure = "seen_accuracy" if self.on == "accuracy" else f"{self.on}_mAP@all"
         if self.on == "accuracy" and type(method).classify is Method.classify:
-            raise ZsbirError(f"select_on=accuracy needs a classifier, and {type(method).__name__} has none")
+            raise ZsbirError(f"select_on=accuracy needs a classifier, but {type(method).__name__} has none")
         if self.on == "accuracy" and not len(dataset.seen_test.sketches):
             raise ZsbirError(
                 "select_on=accuracy needs sketches of the training classes that are kept out of training: give the "

@@ -20,7 +20,7 @@ def check_tower(visual: Any, blocks: int) -> None:
     layers = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if layers is None or not hasattr(visual, "class_embedding"):
         raise ZsbirError(
-            f"CLIP Surgery needs a ViT of open_clip, and this image tower is a {type(visual).__name__}: use a model "
+            f"CLIP Surgery needs a ViT of open_clip, but this image tower is a {type(visual).__name__}: use a model "
             "such as 'ViT-B-16-quickgelu'"
         )
     plain = visual.attn_pool is None and visual.pool_type in ("tok", "avg")
@@ -30,7 +30,7 @@ def check_tower(visual: Any, blocks: int) -> None:
             "by attention: use a model such as 'ViT-B-16-quickgelu'"
         )
     if not 1 <= blocks <= len(layers):
-        raise ZsbirError(f"blocks={blocks} surgery blocks, but the image tower has {len(layers)}: choose 1 to that")
+        raise ZsbirError(f"blocks={blocks} must be between 1 and {len(layers)}, the blocks of the image tower")
 
 
 def position_embedding(visual: Any, grid: tuple[int, int]) -> Tensor:

@@ -40,7 +40,6 @@ class AttentionMasker(ScoreMasker):
             raise ZsbirError("the masker 'attention' needs the encoder's attention: use a timm ViT with a class token")
         attention = request.features.attention.detach().float()
         if attention.shape != request.shape:
-            raise ZsbirError(
-                f"the attention is over {attention.shape[1]} patches, the grid {request.grid} has another number"
-            )
+            seen, wanted = attention.shape[1], request.shape[1]
+            raise ZsbirError(f"the attention is over {seen} patches, but the grid {request.grid} has {wanted}")
         return attention

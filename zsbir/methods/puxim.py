@@ -145,7 +145,8 @@ class PuXIM(Method):
         elif clip_weights is not None:
             raise ZsbirError("clip_weights has no effect on a ready masker: give it its weights, or name it instead")
         self.masker = MASKERS.build(masker)
-        self.match, self.margin = match, margin
+        self.metric, usual = (triplet_loss, 1.0) if match == "mask" else (cosine_triplet_loss, 0.2)
+        self.margin = usual if margin is None else margin
         self.weight_rec, self.weight_int = reconstruction if match == "mask" else 0.0, interaction
         if tune is not None:
             self.encoder.train_last(tune)
@@ -185,14 +186,12 @@ class PuXIM(Method):
         seen = self.encoder.with_attention(images) if attend else self.encoder(images)
         features = self._headed(seen, {"sketch": len(batch.sketch), "photo": 2 * len(batch.sketch)})
         sketch, photo, negative = features.vector.chunk(3)
-        metric = triplet_loss if self.match == "mask" else cosine_triplet_loss
-        margin = {"mask": 1.0, "non-mask": 0.2}[self.match] if self.margin is None else self.margin
         if self.batch_negatives:
             assert batch.negative_label is not None
             label = torch.cat([batch.photo_label, batch.negative_label])
-            triplet = batch_triplet_loss(sketch, torch.cat([photo, negative]), batch.label, label, margin)
+            triplet = batch_triplet_loss(sketch, torch.cat([photo, negative]), batch.label, label, self.margin)
         else:
-            triplet = metric(sketch, photo, negative, margin)
+            triplet = self.metric(sketch, photo, negative, self.margin)
         terms = {"triplet": triplet}
         tokens = features.tokens
         assert tokens is not None

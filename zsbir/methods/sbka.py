@@ -152,7 +152,7 @@ class SBKA(Method):
         self.student = build_backbone(backbone, pretrained, weights, image_size, classifier=True)
         pretrained_head = self.student.head
         if not isinstance(pretrained_head, nn.Linear):
-            raise ZsbirError(f"sbka needs a model with a linear classifier: {type(pretrained_head).__name__} is none")
+            raise ZsbirError(f"sbka needs a model with a linear classifier, not {type(pretrained_head).__name__}")
         self.shared = SharedHead(self.student.dim, head, dropout) if head else None
         self.labels = nn.Linear(head, pretrained_head.out_features) if head else None
         if head:
