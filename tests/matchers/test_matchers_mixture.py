@@ -13,8 +13,7 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.metrics import silhouette_score
 from sklearn.mixture import GaussianMixture
 
-from zsbir.matchers._choose import candidates, choose_clusters, silhouette
-from zsbir.matchers._kmeans import kmeans, nearest
+from zsbir.matchers._kmeans import candidates, choose_clusters, kmeans, nearest, silhouette
 from zsbir.matchers._mixture import BLOCK, bic, fit_mixture, log_likelihood
 
 KINDS = [("full", "full"), ("diagonal", "diag"), ("spherical", "spherical")]

@@ -21,8 +21,8 @@ from torch import Tensor
 from zsbir.arguments import Count, Proportion
 from zsbir.errors import ZsbirError
 from zsbir.matchers import MATCHERS
-from zsbir.matchers._choose import Rule, choose_clusters
 from zsbir.matchers._codebook import Codebook, Model, fit_codebook
+from zsbir.matchers._kmeans import Rule, choose_clusters
 from zsbir.matchers.base import Fitted, Matcher, normalise, same_width
 from zsbir.registry import close_matches, spec_of
 from zsbir.types import Embeddings
