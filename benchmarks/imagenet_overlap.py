@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from zsbir.data.datasets.published import published, published_names
-from zsbir.data.wordnet import WordNet
+from zsbir.data.semantic import WordNet
 from zsbir.names import canonical
 
 # Class to (noun, number of the sense from 1), to a synset, or to None where WordNet has no such thing.

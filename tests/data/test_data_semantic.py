@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zsbir.data.semantic import first_similarity, imagenet_labels, noun_senses, semantic_prior, synset_similarity
-from zsbir.data.wordnet import WordNet
+from zsbir.data.semantic import (
+    WordNet,
+    first_similarity,
+    imagenet_labels,
+    noun_senses,
+    semantic_prior,
+    synset_similarity,
+)
 from zsbir.errors import ZsbirError
 
 REFERENCE = Path(__file__).parents[1] / "reference"

@@ -83,7 +83,7 @@ def test_shipped_wordnet_tables_put_animals_together():
 
 
 def test_a_class_that_wordnet_lacks_counts_as_at_the_mean_distance(monkeypatch):
-    from zsbir.data import wordnet
+    from zsbir.data import semantic
 
     class Net:
         def __init__(self, folder):
@@ -95,7 +95,7 @@ def test_a_class_that_wordnet_lacks_counts_as_at_the_mean_distance(monkeypatch):
         def path_similarity(self, one, other):
             return 1 / (1 + abs(int(one) - int(other)))
 
-    monkeypatch.setattr(wordnet, "WordNet", Net)
+    monkeypatch.setattr(semantic, "WordNet", Net)
     source = {"name": "wordnet", "folder": "any"}
     with pytest.warns(UserWarning, match="lacks 1 of 4 classes.*mean distance: moyai"):
         weights = class_weights(source, ["cat", "dog", "moyai", "ship"])

@@ -9,8 +9,8 @@ import zsbir
 from tests.data.data_trees import picture
 from zsbir.data.datasets._lists import read_list
 from zsbir.data.manifest import digest, write_manifest
+from zsbir.data.semantic import WordNet
 from zsbir.data.word_vectors import class_weights
-from zsbir.data.wordnet import WordNet
 from zsbir.store import Store
 
 CLASSES = "abcdef"

@@ -1,4 +1,4 @@
-"""Compare class names with the labels of a pretrained classifier, by WordNet: the semantic prior of SBKA.
+"""WordNet's nouns, and class names compared with a pretrained classifier's labels by it: the semantic prior of SBKA.
 
 Source: SAKE (arXiv 1904.03208) and SBKA (arXiv 2312.10320): 1 if class and label are the same synset or one is a
 kind of the other at any depth; else the path similarity 1 / (1 + steps) if that is above 0.2, else 0.
@@ -12,6 +12,9 @@ Shipped with zsbir, so that nothing is needed for the benchmarks:
   the values, not for the word.
 - ``tables/semantic.npz``: the similarities of those classes to ImageNet-1k.
 
+Other classes and labels need WordNet's files ``data.noun`` and ``index.noun`` (Debian: ``apt install wordnet-base``,
+folder ``/usr/share/wordnet``; otherwise https://wordnet.princeton.edu); wndb(5WN) describes their format.
+
 Derived from WordNet 3.0, Copyright 2006 by Princeton University. All rights reserved.
 """
 
@@ -20,15 +23,15 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections import deque
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from zsbir.data.wordnet import Synset, WordNet
 from zsbir.errors import ZsbirError
 
 TABLES = Path(__file__).parent / "tables"
@@ -38,6 +41,88 @@ LEAST = 0.2
 """Path similarities up to this count as 0."""
 
 Matrix = npt.NDArray[np.float32]
+Synset = str
+"""A noun synset by its ImageNet id: ``n`` and the 8 digits of its place in WordNet 3.0, such as ``n02121620``."""
+
+
+class WordNet:
+    """The nouns of WordNet.
+
+    Args:
+        folder: Where ``data.noun`` and ``index.noun`` are.
+
+    Raises:
+        ZsbirError: If a file is missing or is not WordNet's.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._parents: dict[Synset, tuple[Synset, ...]] = {}
+        try:
+            for line in self._lines("data.noun"):
+                # Offset, file number, type, number of words (hex), words with ids, number of pointers, pointers.
+                part = line.split(" | ")[0].split()
+                pointers = 4 + 2 * int(part[3], 16)
+                links = part[pointers + 1 : pointers + 1 + 4 * int(part[pointers])]
+                if len(links) != 4 * int(part[pointers]):
+                    raise ValueError("fewer pointers than said")
+                # @ is a hypernym, @i the class of an instance ("Eiffel Tower").
+                targets = zip(links[::4], links[1::4], strict=True)
+                self._parents[f"n{part[0]}"] = tuple(
+                    f"n{target}" for symbol, target in targets if symbol in ("@", "@i")
+                )
+        except (ValueError, IndexError):
+            raise ZsbirError(f"{self.folder / 'data.noun'} is not a WordNet 3.0 database file") from None
+        self._distances: dict[Synset, dict[Synset, int]] = {}
+
+    def senses(self, name: str) -> tuple[Synset, ...]:
+        """Return the synsets of a noun, most frequent first; none if WordNet lacks it."""
+        return self._index.get("_".join(name.lower().split()), ())
+
+    def ancestors(self, synset: Synset) -> dict[Synset, int]:
+        """Return every hypernym at any depth with its distance in steps, the synset itself (0) included."""
+        if synset not in self._distances:
+            found = {self._known(synset): 0}
+            queue = deque([synset])
+            while queue:
+                current = queue.popleft()
+                for parent in self._parents[self._known(current)]:
+                    if parent not in found:
+                        found[parent] = found[current] + 1
+                        queue.append(parent)
+            self._distances[synset] = found
+        return self._distances[synset]
+
+    def path_similarity(self, first: Synset, second: Synset) -> float:
+        """Return 1 / (1 + steps of the shortest path over hypernyms), in (0, 1]; all nouns share a root."""
+        left, right = self.ancestors(first), self.ancestors(second)
+        return 1 / (1 + min(steps + right[node] for node, steps in left.items() if node in right))
+
+    @cached_property
+    def _index(self) -> dict[str, tuple[Synset, ...]]:
+        index = {}
+        try:
+            for line in self._lines("index.noun"):
+                part = line.split()
+                index[part[0]] = tuple(f"n{offset}" for offset in part[-int(part[2]) :])
+        except (ValueError, IndexError):
+            raise ZsbirError(f"{self.folder / 'index.noun'} is not a WordNet 3.0 database file") from None
+        return index
+
+    def _lines(self, file: str) -> list[str]:
+        try:
+            text = (self.folder / file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ZsbirError(
+                f"WordNet's {file} cannot be read in {self.folder} ({error}): give the folder of the database files "
+                "(Debian: apt install wordnet-base)"
+            ) from None
+        return [line for line in text.splitlines() if not line.startswith("  ")]  # the licence is indented
+
+    def _known(self, synset: Synset) -> Synset:
+        if synset not in self._parents:
+            raise ZsbirError(f"WordNet 3.0 has no noun synset {synset!r}")
+        return synset
 
 
 class SemanticPrior(NamedTuple):

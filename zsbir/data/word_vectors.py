@@ -189,8 +189,7 @@ def wordnet_distances(classes: Sequence[str], folder: str | None = None) -> Vect
     Raises:
         ZsbirError: If a class is not in the shipped table.
     """
-    from zsbir.data.semantic import noun_senses, semantic_prior
-    from zsbir.data.wordnet import WordNet
+    from zsbir.data.semantic import WordNet, noun_senses, semantic_prior
 
     if folder is None:
         prior = semantic_prior(classes)
