@@ -10,8 +10,7 @@ from PIL import Image
 
 import zsbir
 from tests.engine.conftest import same_weights
-from zsbir.engine.learner import Average
-from zsbir.engine.optim import lr_factor, make_optimizer
+from zsbir.engine.learner import Average, lr_factor, make_optimizer
 from zsbir.engine.trainer import Trainer
 from zsbir.errors import ZsbirError
 

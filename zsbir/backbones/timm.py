@@ -107,17 +107,15 @@ class TimmBackbone(Backbone):
 
     def frozen_state(self) -> dict[str, Tensor]:
         """Return the weights that `lower` uses, by name."""
-        if self.frozen == (self.stages or 1):
-            return super().frozen_state()
-        return nn.Sequential(*self._parts()[: self._cut]).state_dict()
+        return super().frozen_state() if self.frozen == (self.stages or 1) else self._below().state_dict()
 
     def lower(self, images: Tensor) -> Tensor:
         """Return the output of the frozen stages for (B, 3, H, W) float32 normalised images."""
-        if self.frozen == (self.stages or 1):
-            return super().lower(images)
-        for part in self._parts()[: self._cut]:
-            images = part(images)
-        return images
+        output: Tensor = super().lower(images) if self.frozen == (self.stages or 1) else self._below()(images)
+        return output
+
+    def _below(self) -> nn.Sequential:
+        return nn.Sequential(*self._parts()[: self._cut])
 
     @property
     def _cut(self) -> int:

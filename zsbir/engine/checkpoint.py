@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from zsbir.backbones.weights import read_tensors
 from zsbir.engine.learner import Learner
@@ -28,9 +28,6 @@ STATE: Kinds = {
     "bad_images": list, "log": int, "tensors": int
 }  # fmt: skip
 """What ``state.json`` must hold."""
-SLOTS = {"SGD": {"momentum_buffer"}}
-"""What an optimiser other than Adam keeps of each parameter that has had a gradient."""
-ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 
 def save_checkpoint(folder: Path, learner: Learner, state: Mapping[str, Any]) -> None:
@@ -77,7 +74,7 @@ def _fill_optimizer(optimizer: Optimizer, file: Path, count: int) -> None:
     tensors = read_tensors(file)
     groups = optimizer.state_dict()["param_groups"]
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
-    needed = SLOTS.get(type(optimizer).__name__, ADAM)
+    needed = {"momentum_buffer"} if isinstance(optimizer, SGD) else {"step", "exp_avg", "exp_avg_sq"}
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zsbir.arguments import Count, Proportion, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.maskers.base import Masker, MaskRequest
 
@@ -43,7 +44,7 @@ class ScoreMasker(Masker):
         ZsbirError: If both `keep` and `threshold` are given.
     """
 
-    def __init__(self, ratio: float, keep: int | None = None, threshold: float | None = None) -> None:
+    def __init__(self, ratio: Ratio = 0.7, keep: Count | None = None, threshold: Proportion | None = None) -> None:
         super().__init__()
         if keep is not None and threshold is not None:
             raise ZsbirError("keep and threshold are two ways to choose patches: give one of them")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from zsbir.arguments import Count, Proportion, Ratio
 from zsbir.errors import ZsbirError
 from zsbir.maskers import MASKERS
 from zsbir.maskers._select import ScoreMasker
@@ -26,9 +25,6 @@ class AttentionMasker(ScoreMasker):
 
     needs_attention = True
     depends_on_backbone = True
-
-    def __init__(self, ratio: Ratio = 0.7, keep: Count | None = None, threshold: Proportion | None = None) -> None:
-        super().__init__(ratio, keep, threshold)
 
     def heatmap(self, request: MaskRequest) -> Tensor:
         """Return (B, N) float: ``features.attention`` itself, without gradient.
