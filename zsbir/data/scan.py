@@ -16,8 +16,8 @@ import numpy as np
 from zsbir.data.formats import kind_of, split_record
 from zsbir.data.strokes import count_drawings
 from zsbir.errors import ZsbirError
-from zsbir.names import canonical
-from zsbir.types import Domain, Paths, Records
+from zsbir.names import canonical, some
+from zsbir.types import DOMAINS, Domain, Paths, Records
 
 DOMAIN_FOLDERS: dict[Domain, tuple[str, ...]] = {
     "sketch": ("sketch", "sketches", "drawing", "drawings", "quickdraw"),
@@ -128,6 +128,42 @@ def scan_classes(root: Path, folders: Iterable[str], spelling: Mapping[str, str]
                 continue
             parts.setdefault(spelling.get(canonical(name), name), []).append(paths)
     return Found({name: Paths.join(held) for name, held in parts.items()}, skipped)
+
+
+def paired_classes(root: Path) -> tuple[Found, Found]:
+    """Return the class folders of sketches and photos under `root`; both have the same classes, by the photos' names.
+
+    Raises:
+        ZsbirError: If a domain folder is missing or holds no class folder, a class folder is empty, or a class is in
+            one domain only.
+    """
+    folders = {}
+    for domain in DOMAINS:
+        folder = find_domain(root, domain)
+        if folder is None:
+            held = some(sorted(entry.name for entry in os.scandir(root) if entry.is_dir())) or "no folder"
+            raise ZsbirError(
+                f"{root} has no {domain} folder (any of {', '.join(DOMAIN_FOLDERS[domain])}); it holds {held}"
+            )
+        folders[domain] = folder
+    photos = scan_classes(root, [folders["photo"]], {})
+    sketches = scan_classes(root, [folders["sketch"]], {canonical(name): name for name in photos.classes})
+    for domain, found in zip(DOMAINS, (sketches, photos), strict=True):
+        if not found.classes:
+            folder = folders[domain]
+            raise ZsbirError(f"{root / folder} holds no class folder: it must be {folder}/CLASS/image")
+        empty = [name for name, paths in found.classes.items() if not len(paths)]
+        if empty:
+            extra = f"; {describe_skipped(found.skipped)}" if found.skipped else ""
+            raise ZsbirError(f"no image in the {domain} folder of {', '.join(empty)} under {root}{extra}")
+    for domain, there, other in (("sketch", sketches, photos), ("photo", photos, sketches)):
+        alone = sorted(set(there.classes) - set(other.classes))
+        if alone:
+            raise ZsbirError(
+                f"{len(alone)} classes under {root} have only {domain} images: {some(alone)}; add the other "
+                "domain's folder of the same name, or move these away"
+            )
+    return sketches, photos
 
 
 def records_in(root: Path, path: str) -> Iterator[str]:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from zsbir.arguments import Count, Natural, Positive, Ratio
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, Unseen, choose_unseen, subset
 from zsbir.data.manifest import read_manifest
-from zsbir.data.scan import (
-    DOMAIN_FOLDERS,
-    Found,
-    Skipped,
-    describe_skipped,
-    existing_folder,
-    find_domain,
-    label_file,
-    scan_classes,
-)
+from zsbir.data.scan import Skipped, existing_folder, label_file, paired_classes
 from zsbir.data.strokes import StrokeStyle
-from zsbir.errors import ZsbirError
-from zsbir.names import canonical, some
-from zsbir.types import DOMAINS, Split
+from zsbir.types import Split
 
 
 @DATASETS.register("folder")
@@ -71,7 +59,7 @@ class FolderDataset(Dataset):
             given = {"unseen": unseen, "validation": validation, "seed": seed, "hold_out": hold_out}
             super().__init__(**read_manifest(split, root, **given), style=style)
             return
-        sketches, photos = _paired_classes(root)
+        sketches, photos = paired_classes(root)
         self.skipped = sketches.skipped + photos.skipped
         names = tuple(sorted(photos.classes))
         if unseen in ((), [], ""):
@@ -80,39 +68,3 @@ class FolderDataset(Dataset):
         every = Split(sketches.records(root, names), photos.records(root, names), names)
         seen, test = subset(every, ~hidden), subset(every, hidden)
         super().__init__(seen, test, validation, seed, hold_out=hold_out, style=style)
-
-
-def _paired_classes(root: Path) -> tuple[Found, Found]:
-    """Return the class folders of sketches and photos under `root`; both have the same classes, by the photos' names.
-
-    Raises:
-        ZsbirError: If a domain folder is missing or holds no class folder, a class folder is empty, or a class is in
-            one domain only.
-    """
-    folders = {}
-    for domain in DOMAINS:
-        folder = find_domain(root, domain)
-        if folder is None:
-            held = some(sorted(entry.name for entry in os.scandir(root) if entry.is_dir())) or "no folder"
-            raise ZsbirError(
-                f"{root} has no {domain} folder (any of {', '.join(DOMAIN_FOLDERS[domain])}); it holds {held}"
-            )
-        folders[domain] = folder
-    photos = scan_classes(root, [folders["photo"]], {})
-    sketches = scan_classes(root, [folders["sketch"]], {canonical(name): name for name in photos.classes})
-    for domain, found in zip(DOMAINS, (sketches, photos), strict=True):
-        if not found.classes:
-            folder = folders[domain]
-            raise ZsbirError(f"{root / folder} holds no class folder: it must be {folder}/CLASS/image")
-        empty = [name for name, paths in found.classes.items() if not len(paths)]
-        if empty:
-            extra = f"; {describe_skipped(found.skipped)}" if found.skipped else ""
-            raise ZsbirError(f"no image in the {domain} folder of {', '.join(empty)} under {root}{extra}")
-    for domain, there, other in (("sketch", sketches, photos), ("photo", photos, sketches)):
-        alone = sorted(set(there.classes) - set(other.classes))
-        if alone:
-            raise ZsbirError(
-                f"{len(alone)} classes under {root} have only {domain} images: {some(alone)}; add the other "
-                "domain's folder of the same name, or move these away"
-            )
-    return sketches, photos
