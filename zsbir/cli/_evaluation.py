@@ -90,7 +90,7 @@ def find_model(path: Path, part: Part, data: DataOptions = DataOptions(), model:
         raise ZsbirError(f"{path} does not exist: give a run folder of `zsbir train`, or a folder of embeddings{near}")
     if not (folder / "run.json").is_file():
         raise ZsbirError(
-            f"{path} is nothing to evaluate: give a run folder (with run.json), or a folder of embeddings (with "
+            f"{path} cannot be evaluated: give a run folder (with run.json), or a folder of embeddings (with "
             "queries and gallery as .safetensors, .npz or .npy)"
         )
     given = vars(data) | vars(model or NamedOptions()) | {"root": None}

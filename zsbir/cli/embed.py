@@ -73,7 +73,7 @@ def embed(
     if photos is None and domain != "photo":
         raise ZsbirError("--domain is for the images of --photos: a run's dataset knows its own")
     if photos is not None and part != "test":
-        raise ZsbirError("--part is of a run's dataset: leave out --photos")
+        raise ZsbirError("--part is for a run's dataset: leave it out, or --photos")
     if engine == "ray" and shard is not None:
         raise ZsbirError("--shard is for jobs without a scheduler: Ray hands out the parts itself")
     if engine == "local" and (address is not None or actors != 2):

@@ -41,7 +41,7 @@ class Links:
     def __init__(self, template: str, keys: Mapping[str, str] | None = None) -> None:
         self._template, self.asks = template, "{id}" in template
         if self.asks == ("{path}" in template):
-            raise ZsbirError(f"--link {template!r} needs either {{id}} or {{path}} where the photo's belongs")
+            raise ZsbirError(f"--link {template!r} needs either {{id}} or {{path}} to stand for the photo")
         if not self.asks:
             return
         keys = os.environ if keys is None else keys

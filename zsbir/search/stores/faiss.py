@@ -68,7 +68,7 @@ class FaissStore(FileStore):
                 self._index = read(str(self._kept))
             except RuntimeError as error:
                 raise ZsbirError(
-                    f"{self._kept} is damaged ({str(error).splitlines()[-1]}): delete it, it is made again"
+                    f"{self._kept} is damaged ({str(error).splitlines()[-1]}): delete it, and zsbir makes it again"
                 ) from None
         if self._index is not None and self._index.ntotal > len(self.row_ids):
             self._index = None  # of rows that are lost
