@@ -24,7 +24,7 @@ def kmeans_pq(
         seed: Of the k-means start.
 
     Returns:
-        A one-to-many matcher: its codewords are k-means centres, and only the codes count in its distance.
+        A one-to-many matcher, whose codewords are k-means centres and whose distance looks at the codes alone.
     """
     return OneToMany(
         subspaces=subspaces, clusters=clusters, model="k-means", weight=weight, normalise=normalise, seed=seed

@@ -15,14 +15,14 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from zsbir.arguments import Count, Natural, Range
+from zsbir.arguments import Count, Natural
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, subset
 from zsbir.data.scan import labelled
@@ -96,12 +96,14 @@ class OpenMoji(Dataset):
         unseen: Count = 60,
         validation: int | float = 30,
         samples: Count = 8,
-        size: Annotated[int, Range(16)] = 64,
+        size: Count = 64,
         seed: Natural = 0,
         cache: str | None = None,
     ) -> None:
-        if unseen > categories - 2:
-            raise ZsbirError(f"openmoji: unseen={unseen} of categories={categories} leaves fewer than 2 seen: lower it")
+        if unseen > categories - 2 or size < 16:
+            raise ZsbirError(
+                f"openmoji needs categories ≥ unseen + 2 and size ≥ 16; it got {categories=}, {unseen=}, {size=}"
+            )
         settings = {"categories": categories, "samples": samples, "size": size, "seed": seed, **_versions()}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         self.root = (user_cache() / "openmoji" if cache is None else Path(cache).expanduser().absolute()) / key
