@@ -100,7 +100,7 @@ class ClipPrompt(Method):
         self.prompts = nn.Parameter(torch.randn(1 if common else 2, prompts, width))
         encoder.visual.ln_pre.register_forward_pre_hook(self._append)
         self._domain = 0
-        self._texts: dict[tuple[str, ...], Tensor] = {}
+        self._texts: dict[tuple[str, ...], tuple[Tensor, float]] = {}
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(train == "released" and name.split(".")[-1] in _RELEASED)
         for module in encoder.modules():
@@ -150,9 +150,8 @@ class ClipPrompt(Method):
         if classes not in self._texts:
             clip, tokens = create_clip(self.model, self.source), clip_tokenizer(self.model)
             found = clip.encode_text(tokens([f"a photo of a {name}" for name in classes]), normalize=True)
-            self._texts = {classes: torch.cat([found.flatten(), clip.logit_scale.exp()[None]]).to(device)}
-        held = self._texts[classes]
-        return held[:-1].view(len(classes), -1), float(held[-1])
+            self._texts = {classes: (found.to(device), float(clip.logit_scale.exp()))}
+        return self._texts[classes]
 
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the prompts at the recipe's rate, and the trained part of CLIP at `encoder_lr` times it."""
