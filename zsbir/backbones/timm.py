@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import timm
@@ -131,13 +132,12 @@ class TimmBackbone(Backbone):
         maps = [images]
         for part in parts[start:]:
             maps.append(part(maps[-1]))
-        features = self.features_from(maps[-1])
-        if self.pool == "stages":
-            height, width = maps[-1].shape[2:]
-            last = [F.adaptive_avg_pool2d(one, (height, width)) for one in maps[-POOLED:]]
-            tokens = torch.cat(last, dim=1).flatten(2).transpose(1, 2)
-            return Features(tokens.mean(dim=1), tokens, features.grid)
-        return features
+        if self.pool != "stages":
+            return self.features_from(maps[-1])
+        grid: tuple[int, int] = (maps[-1].shape[2], maps[-1].shape[3])
+        last = [F.adaptive_avg_pool2d(one, grid) for one in maps[-POOLED:]]
+        tokens = torch.cat(last, dim=1).flatten(2).transpose(1, 2)
+        return Features(tokens.mean(dim=1), tokens, grid)
 
     def features_from(self, raw: Tensor) -> Features:
         """Turn what timm's ``forward_features`` returned into `Features`."""
@@ -171,7 +171,7 @@ class TimmBackbone(Backbone):
             features = self.forward(images)
         finally:
             handle.remove()
-        return Features(features.vector, features.tokens, features.grid, seen[0])
+        return replace(features, attention=seen[0])
 
 
 def _class_attention(attention: Any, x: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class Method(Encoder, ModelHubMixin):
 
         It must be called `forward` because distributed training hooks into that.
         """
-        raise TypeError(f"{type(self).__name__} has no forward")
+        raise ZsbirError(f"{type(self).__name__} has nothing to train: evaluate it as it is, or train another method")
 
     def classify(self, images: Tensor) -> Tensor:
         """Return (B, C) logits over the training classes, for ``select_on="accuracy"``, if the method has them."""

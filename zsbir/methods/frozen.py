@@ -23,7 +23,7 @@ from zsbir.methods import METHODS
 from zsbir.methods.alignment import Alignment
 from zsbir.methods.base import Method
 from zsbir.methods.embedding import apply
-from zsbir.types import DOMAINS, Batch, Domain, Features
+from zsbir.types import DOMAINS, Domain, Features
 
 _VIEWS = {"plain": ("sketch", "photo"), "edges": ("sketch", "edges"), "both": ("sketch", "photo", "edges")}
 """The kinds of features for each value of `photos`."""
@@ -132,10 +132,6 @@ class Frozen(Method):
             return {"sketch": (self.of_sketches or self.backbone).features(look(images))}
         views = _VIEWS[self.photos][1:]
         return {view: self.backbone.features(look(edge_maps(images) if view == "edges" else images)) for view in views}
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Raise ZsbirError: there is nothing to train."""
-        raise ZsbirError("the method 'frozen' has nothing to train: evaluate it as it is, or train another method")
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
