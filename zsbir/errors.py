@@ -1,6 +1,9 @@
-"""The one exception that a user is meant to see."""
+"""The errors that a user is meant to see."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ZsbirError(Exception):
@@ -22,3 +25,12 @@ class UnknownNameError(ZsbirError, KeyError):
     def __str__(self) -> str:
         # KeyError would print the repr of the message.
         return str(self.args[0])
+
+
+@contextmanager
+def needing(what: str, package: str) -> Iterator[None]:
+    """Import optional packages in a block; ZsbirError says `what` needs a missing one, and which package to install."""
+    try:
+        yield
+    except ImportError as error:
+        raise ZsbirError(f"{what} needs {error.name}: run `pip install '{package}'`") from None

@@ -178,7 +178,7 @@ def test_missing_packages_are_named(monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
-    with pytest.raises(ZsbirError, match=r"scikit-learn: pip install 'zsbir\[report\]'"):
+    with pytest.raises(ZsbirError, match=r"scikit-learn: run `pip install 'zsbir\[report\]'"):
         lay_out(torch.ones(9, 2), MapSettings())
 
 

@@ -302,7 +302,7 @@ def test_without_matplotlib_the_html_says_what_to_install(pair, tmp_path, monkey
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     report = EVALUATOR.evaluate(*pair)
-    with pytest.raises(ZsbirError, match=r'pip install "zsbir\[report\]"'):
+    with pytest.raises(ZsbirError, match=r"pip install 'zsbir\[report\]'"):
         report.save(tmp_path)
     report.save(tmp_path, html=False)
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from zsbir.arguments import Count, Positive, Range, checked
 from zsbir.data.formats import kind_of, split_record
 from zsbir.data.isolation import IsolatedError, isolated
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.files import open_regular, stamp
 
 OVERSAMPLE = 4
@@ -179,10 +179,8 @@ def rasterise_svg(data: bytes, size: int, line_width: float | None = None) -> Im
         ZsbirError: If resvg-py is not installed.
         ValueError: If the drawing is broken, nested too deeply, or refers to another file.
     """
-    try:
+    with needing("drawing SVG", "resvg-py"):
         import resvg_py
-    except ImportError:
-        raise ZsbirError("drawing SVG needs resvg-py: run `pip install resvg-py`") from None
     if len(data) > LARGEST:
         raise ValueError(f"it has more than {LARGEST} bytes")
     text = data.removeprefix(codecs.BOM_UTF8).decode()

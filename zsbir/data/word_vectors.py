@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from zsbir.arguments import checked, close_matches
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.files import reading
 from zsbir.names import prompt_name, some, word_names
 
@@ -161,10 +161,8 @@ def vectors_from_clip(
 
 def vectors_from_sentences(classes: Sequence[str], model: str = "all-MiniLM-L6-v2") -> Vectors:
     """Encode the class names with a sentence-transformers model; (C, D) float32, L2-normalised."""
-    try:
+    with needing("a sentence model", "sentence-transformers"):
         from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise ZsbirError("negatives from sentence-transformers need it: pip install sentence-transformers") from None
     try:
         encoder = SentenceTransformer(model, device="cpu")
     except Exception as error:  # the hub client raises many kinds, and each means the same to the user

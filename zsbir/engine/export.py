@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsbir.errors import ZsbirError
+from zsbir.errors import needing
 from zsbir.files import write_json
 from zsbir.methods.base import Method
 from zsbir.types import Domain
@@ -64,15 +64,13 @@ def export(method: Method, out: Path, kind: Format) -> dict[str, float]:
         size = method.preprocess.size
         example = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         batch = torch.export.Dim("batch", min=1, max=4096)
-        try:
-            if ending == "onnx":
+        if ending == "onnx":
+            with needing("export to ONNX", "zsbir[export]"):
                 run = _onnx(graph, example, out / name, batch, "image" if kind == "immich" else "images")
-            else:
-                program = torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}})
-                torch.export.save(program, out / name)
-                run = program.module()
-        except ImportError as error:
-            raise ZsbirError(f"export to ONNX needs {error.name}: pip install 'zsbir[export]'") from error
+        else:
+            program = torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}})
+            torch.export.save(program, out / name)
+            run = program.module()
         checks = [torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(n)) for n in (1, 3)]
         with torch.inference_mode():
             originals = [graph(x) for x in checks]

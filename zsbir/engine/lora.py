@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from zsbir.arguments import Count, Positive, Ratio, checked
 from zsbir.backbones.base import Backbone
 from zsbir.backbones.weights import read_tensors
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.methods.saving import plain_tensors
 
 ATTENTION = ("*.attn.qkv", "*.attn.q", "*.attn.kv", "*.attn.[qkv]_proj", "*.attn.proj", "*.attn")
@@ -70,10 +70,8 @@ class Adapters:
     """
 
     def __init__(self, method: nn.Module, settings: Lora, seed: int = 0) -> None:
-        try:
+        with needing("lora", "zsbir[lora]"):
             from peft import LoraConfig, inject_adapter_in_model
-        except ImportError:
-            raise ZsbirError("lora needs peft: pip install 'zsbir[lora]', or train without lora") from None
         self.method = method
         names, fixed = _plan(method, settings)
         before = {id(p): p.requires_grad for p in method.parameters()}

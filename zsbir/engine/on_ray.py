@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from zsbir.engine.shards import Parts
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.methods.base import Method
 
 
@@ -42,10 +42,8 @@ def embed_on_ray(
     Raises:
         ZsbirError: If Ray is not installed, there is no cluster at the address, or a shard fails.
     """
-    try:
+    with needing("--engine ray", "zsbir[ray]"):
         import ray
-    except ImportError:
-        raise ZsbirError("--engine ray needs Ray: run `pip install 'zsbir[ray]'`") from None
     if actors < 1:
         raise ZsbirError(f"--actors {actors}: at least one process must hold the model")
     todo = [{"job": job, "shard": shard} for job, some in enumerate(parts) for shard in some.missing()]

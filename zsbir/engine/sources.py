@@ -18,7 +18,7 @@ from fsspec.core import url_to_fs
 
 from zsbir.data.formats import kind_of
 from zsbir.data.scan import Skipped, photo_files
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.types import Paths
 
 Item = tuple[str, str | bytes]
@@ -143,11 +143,9 @@ class ParquetSource(Source):
 
     def read(self, shard: int) -> Iterator[Item]:
         """See `Source.read`."""
-        try:
+        with needing("a Parquet table", "zsbir[table]"):
             from pyarrow import ArrowException
             from pyarrow.parquet import ParquetFile
-        except ImportError:
-            raise ZsbirError("Parquet tables need pyarrow: run `pip install 'zsbir[ray]'`") from None
         name = self._files[shard]
         try:
             with self._fs.open(name, "rb") as stream:

@@ -139,7 +139,9 @@ def check_layout(layout: str) -> None:
     from importlib.util import find_spec
 
     if layout == "tsne" and find_spec("sklearn") is None:
-        raise ZsbirError("a t-SNE map needs scikit-learn: pip install 'zsbir[report]', or choose the layout 'pca'")
+        raise ZsbirError(
+            "a t-SNE map needs scikit-learn: run `pip install 'zsbir[report]'`, or choose the layout 'pca'"
+        )
 
 
 def _palette() -> list[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from zsbir.errors import ZsbirError
+from zsbir.errors import needing
 from zsbir.files import writing
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         ZsbirError: If matplotlib is not installed.
     """
-    try:
+    with needing("a plot", "zsbir[report]"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise ZsbirError('plots need matplotlib: pip install "zsbir[report]", or ask for no HTML') from None
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from zsbir.arguments import Count
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.search.stores.base import Ids, Store, Vectors, padded
 
 _PAGE = 1000
@@ -38,10 +38,8 @@ class MilvusStore(Store):
         """See `Store.open`."""
         import os
 
-        try:
+        with needing("the store milvus", "zsbir[milvus]"):
             from pymilvus import DataType, MilvusClient, MilvusException
-        except ImportError:
-            raise ZsbirError("the store milvus needs pymilvus: run `pip install 'zsbir[milvus]'`") from None
         self._dim = dim
         address = self.uri or str(folder / "milvus.db")
         try:

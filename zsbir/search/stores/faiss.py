@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from zsbir.arguments import Count, Natural
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.search.stores import STORES
 from zsbir.search.stores.base import Ids, Vectors, padded
 from zsbir.search.stores.exact import FileStore
@@ -50,10 +50,8 @@ class FaissStore(FileStore):
         self.kind, self.links, self.build_effort, self.effort = kind, links, build_effort, effort
         self.lists, self.code_bytes = lists, code_bytes
         self.rescore = rescore if rescore is not None else 32 if kind == "ivf-pq" else 4
-        try:
+        with needing("the store faiss", "zsbir[index]"):
             self._faiss: Any = importlib.import_module("faiss")
-        except ImportError:
-            raise ZsbirError("the store faiss needs faiss: run `pip install 'zsbir[index]'`") from None
 
     def open(self, folder: Path, dim: int) -> None:
         """See `Store.open`."""

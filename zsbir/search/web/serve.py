@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from zsbir.errors import ZsbirError
+from zsbir.errors import ZsbirError, needing
 from zsbir.search.index import Index
 from zsbir.search.uploads import Limits
 from zsbir.search.web.guard import LOOPBACK, Settings
@@ -67,12 +67,10 @@ def serve(
     Raises:
         ZsbirError: If Starlette or uvicorn is not installed, or the port cannot be bound.
     """
-    try:
+    with needing("serving", "zsbir[web]"):
         from zsbir.search.web.app import create_app
         from zsbir.search.web.latest import Latest
         from zsbir.search.web.server import Server
-    except ImportError as error:
-        raise ZsbirError(f"serving needs the package {error.name}: run `pip install 'zsbir[web]'`") from None
     settings = settings or settings_for(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as bound:
