@@ -4,8 +4,8 @@ from zsbir.errors import ZsbirError, needing
 
 
 def test_a_missing_package_is_named_with_what_installs_it():
-    with pytest.raises(ZsbirError, match=r"^serving needs no_such_package: run `pip install 'zsbir\[web\]'`$"):
-        with needing("serving", "zsbir[web]"):
-            import no_such_package  # noqa: F401
+    said = r"^serving needs no_such_package: run `pip install 'zsbir\[web\]'`$"
+    with pytest.raises(ZsbirError, match=said), needing("serving", "zsbir[web]"):
+        import no_such_package  # noqa: F401
     with pytest.raises(ValueError, match="other"), needing("serving", "zsbir[web]"):
         raise ValueError("other")

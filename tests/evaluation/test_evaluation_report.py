@@ -280,7 +280,7 @@ def test_evaluate_and_compare_commands(pair, tmp_path, capsys):
     assert (tmp_path / "a" / "evaluation" / "binary-8" / "report.json").is_file()
     for words, said in [
         ((folders[0], "--setting", "generalised"), "evaluate a run, not embeddings"),
-        ((tmp_path,), "nothing to evaluate"),
+        ((tmp_path,), "cannot be evaluated"),
         ((), "name at least one"),
         ((folders[0], "--seeds"), "at least two"),
         ((folders[0], "--set", "a=1"), "--matcher"),
