@@ -32,7 +32,7 @@ def arrow(runs: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> str:
 
 
 def main(runs: Runs, rows: Iterable[str], columns: Sequence[str], baseline: str) -> str:
-    """Return methods and baselines by data set and protocol."""
+    """Return methods and baselines by dataset and protocol."""
     lines = []
     for name in rows:
         cells = []
@@ -53,7 +53,7 @@ def main(runs: Runs, rows: Iterable[str], columns: Sequence[str], baseline: str)
 
 
 def changed(runs: Runs, rows: Iterable[str], column: str) -> str:
-    """Return what one change does to a method, on one data set."""
+    """Return what one change does to a method, on one dataset."""
     lines = []
     for name in rows:
         found, base = runs.get((name, column)), runs.get((name.partition(",")[0], column))
@@ -64,7 +64,7 @@ def changed(runs: Runs, rows: Iterable[str], column: str) -> str:
 
 
 def otherwise(runs: Runs, rows: Sequence[str], columns: Sequence[str]) -> str:
-    """Return figures of the same embeddings otherwise, by data set; of the first also the fine-grained ones."""
+    """Return figures of the same embeddings otherwise, by dataset; of the first also the fine-grained ones."""
     text = "\nThe same embeddings aligned, matched and searched otherwise: mAP@all, `standard`, mean over the seeds.\n"
     text += "".join("\n" + _parts(runs, rows, column, OTHERWISE) for column in columns)
     return text + "\nThe very photo that a sketch was drawn from:\n\n" + _parts(runs, rows, columns[0], EXACT)

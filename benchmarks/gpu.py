@@ -123,7 +123,7 @@ def wait() -> None:
 
 
 def photos(folder: Path, classes: int, each: int, side: int) -> Path:
-    """Write a folder data set of random JPEG images, as blotchy as photos are."""
+    """Write a folder dataset of random JPEG images, as blotchy as photos are."""
     rng = np.random.default_rng(0)
     for domain in ("sketch", "photo"):
         for name in range(classes):

@@ -1,4 +1,4 @@
-"""Make `zsbir/samples`: the photos and drawings that `zsbir quickstart` searches with, from CC BY data sets.
+"""Make `zsbir/samples`: the photos and drawings that `zsbir quickstart` searches with, from CC BY datasets.
 
     python benchmarks/samples.py --photos TUBERLIN76/photo --quickdraw QUICKDRAW
 

@@ -27,7 +27,7 @@ PHOTO = {
 
 
 def benchmark_tree(root, name, *, lists=None, numbers=None, rename=lambda name: name, images=True):
-    """Write a data set with one sketch and two photos a class; with `lists`, the published lists in that folder."""
+    """Write a dataset with one sketch and two photos a class; with `lists`, the published lists in that folder."""
     facts, family = published(name), name.split("-")[0]
     text = {part: [] for part in facts["lists"]}
     test_only = published("sketchy-25") if name == "sketchy-ambiguity" else facts

@@ -1,4 +1,4 @@
-"""The hash of a data set's contents: what it depends on, and that a file is read once."""
+"""The hash of a dataset's contents: what it depends on, and that a file is read once."""
 
 import os
 

@@ -27,7 +27,7 @@ def draw(kind: str, fill: tuple[int, int, int] | None, shift: int, size: int = 3
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
-    """A folder data set: 4 classes, 6 sketches and 6 photos each, 32 pixels."""
+    """A folder dataset: 4 classes, 6 sketches and 6 photos each, 32 pixels."""
     return write_shapes(tmp_path_factory.mktemp("shapes"), CLASSES)
 
 

@@ -1,4 +1,4 @@
-"""The readers of data sets: split files, tables, lists, word vectors, WordNet, the disk store."""
+"""The readers of datasets: split files, tables, lists, word vectors, WordNet, the disk store."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Check a data set on the disk: count its images, find missing and broken files and duplicates; write nothing."""
+"""Check a dataset on the disk: count its images, find missing and broken files and duplicates; write nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CheckReport:
     """What a check found.
 
     Attributes:
-        name: The data set.
+        name: The dataset.
         root: Its folder.
         source: What the splits were read from.
         counts: One row for each part and domain: part, domain, classes, images, published (or None).
@@ -101,7 +101,7 @@ def check_reading(name: str, root: Path, reading: Reading, **options: Any) -> Ch
 
 
 def check_dataset(name: str, dataset: Dataset, **options: Any) -> CheckReport:
-    """Check any other data set that was opened; `options` as for `check_parts`."""
+    """Check any other dataset that was opened; `options` as for `check_parts`."""
     root = dataset.train.photos.root
     spec = getattr(dataset, "spec", {})
     source = "a split file" if spec.get("split") else {"folder": "class folders", "table": "a table"}.get(name, "code")

@@ -1,4 +1,4 @@
-"""The content of a data set's files: sizes, bytes, hashes, and work on each of very many.
+"""The content of a dataset's files: sizes, bytes, hashes, and work on each of very many.
 
 `content_hash` reads each file once and remembers its hash by size and time of change (in nanoseconds), in
 ``zsbir/hashes.sqlite`` under ``$XDG_CACHE_HOME`` or ``~/.cache``. A changed file whose old size and time were restored

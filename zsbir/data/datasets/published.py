@@ -65,7 +65,7 @@ class PublishedDataset(Dataset):
     """One of the published benchmarks; a subclass says which.
 
     Args:
-        root: The folder of the data set.
+        root: The folder of the dataset.
         validation: How many seen classes to hold out for model selection: a number, or a share below 1; 0: none, so
             that all published classes are trained on; None: a tenth of them.
         seed: Seed of that choice.
