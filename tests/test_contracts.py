@@ -198,3 +198,15 @@ def test_arguments_can_be_checked(registry, name):
 )
 def test_constructor_and_build_are_equal(registry, name):
     assert registry.get(name)().spec == registry.build(name).spec
+
+
+# Some methods only: each takes seconds, and the others share what these embed with.
+@pytest.mark.parametrize(
+    ("name", "options"), [("clip-prompt", {}), ("frozen", {}), ("puxim", {}), ("puxim", {"head": 16}), ("sbka", {})]
+)
+def test_a_method_exports_for_any_batch_size(name, options, tmp_path):
+    from zsbir.engine.export import export
+
+    extra = {"classes": list(CLASSES)} if name == "sbka" else {}
+    method = zsbir.build(name, **SMALL[name], **extra, **options).eval()
+    assert max(export(method, tmp_path, "torch-export").values()) < 1e-4

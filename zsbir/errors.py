@@ -33,4 +33,4 @@ def needing(what: str, package: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ZsbirError(f"{what} needs {error.name}: run `pip install '{package}'`") from None
+        raise ZsbirError(f"{what} needs {error.name or error}: run `pip install '{package}'`") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,6 +178,13 @@ def test_published_augments_as_released():
     assert (recipe.augment, recipe.sketch_fill, recipe.photo_fill) == ("affine-corner", 0.0, 0.0)
     own = zsbir.build("sbka", classes=list(CLASSES), backbone="test_convnext2", image_size=SIZE).recipe
     assert (own.augment, own.sketch_fill, own.photo_fill) == ("affine", 1.0, None)
+
+
+def test_the_teachers_rate_follows_the_recipe(method):
+    """Also where somebody has given the method a recipe of their own."""
+    published = method.param_groups(method.recipe)[1]["lr"]
+    method.recipe = replace(method.recipe, lr=method.recipe.lr / 2)
+    assert method.param_groups(method.recipe)[1]["lr"] == pytest.approx(published / 2)
 
 
 def test_only_the_teachers_head_is_trainable_and_stays_in_evaluation(method):

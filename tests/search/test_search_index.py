@@ -131,6 +131,21 @@ def test_an_index_without_its_list_of_photos_is_not_an_empty_one(index, photos):
     again.close()
 
 
+@pytest.mark.parametrize("options", [{"batchsize": 8}, {"precision": "fp16"}])
+def test_a_wrong_option_leaves_nothing_behind(method, photos, tmp_path, options):
+    with pytest.raises(ZsbirError, match=next(iter(options))):
+        Index.build(method, photos, tmp_path / "i", **options)
+    assert not (tmp_path / "i").exists()
+    Index.build(method, photos, tmp_path / "i").close()
+
+
+def test_an_index_of_another_version_says_so(index):
+    index.close()
+    (index.folder / "index.json").write_text('{"format": 0}')
+    with pytest.raises(ZsbirError, match="written by another version of zsbir: build it again"):
+        Index.load(index.folder)
+
+
 def test_options_of_embedding_reach_it(method, photos, tmp_path, monkeypatch):
     from zsbir.search import model
 

@@ -5,10 +5,12 @@ import shutil
 import threading
 import time
 import urllib.request
+import weakref
 
 import pytest
 
 from tests.search.pictures import picture
+from zsbir.errors import ZsbirError
 from zsbir.search.index import Index
 from zsbir.search.web.app import create_app
 from zsbir.search.web.latest import Latest
@@ -39,12 +41,13 @@ def count(client):
 
 def test_the_new_index_is_served_and_open_requests_end_with_the_old(two):
     said = []
-    old = Index.load(two.resolve())
+    first = []
     begun, go_on = threading.Event(), threading.Event()
 
     def make(index):
         app = create_app(index)
-        if index is not old:
+        first.append(index)
+        if index is not first[0]:
             return app
 
         async def slow(scope, receive, send):
@@ -57,7 +60,7 @@ def test_the_new_index_is_served_and_open_requests_end_with_the_old(two):
 
         return slow
 
-    latest = Latest(old, two, make, said.append)
+    latest = Latest(two, make, "cpu", said.append)
     with TestClient(latest, base_url="http://localhost") as client:
         assert count(client) == 12
         latest.look()
@@ -71,6 +74,9 @@ def test_the_new_index_is_served_and_open_requests_end_with_the_old(two):
         assert count(client) == 3
         go_on.set()
         open_one.join(20)
+        latest.look()
+        with pytest.raises(ZsbirError, match="closed database"):
+            len(first[0])
         assert answers == [{"folders": ["deep"]}]
         assert client.get("/folders").json() == {"folders": []}
         drawing = client.post("/search?k=12", content=png(picture(9)), headers={"content-type": "image/png"})
@@ -86,9 +92,12 @@ def png(image):
     return stream.getvalue()
 
 
-def test_what_cannot_be_served_leaves_the_old_one(two):
-    said = []
-    latest = Latest(Index.load(two.resolve()), two, create_app, said.append)
+def test_what_cannot_be_served_leaves_the_old_one(two, monkeypatch):
+    said, clock = [], [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    loads, real = [], Index.load
+    monkeypatch.setattr(Index, "load", lambda *args, **options: loads.append(1) or real(*args, **options))
+    latest = Latest(two, create_app, "cpu", said.append)
     with TestClient(latest, base_url="http://localhost") as client:
         two.unlink()
         latest.look()
@@ -99,8 +108,10 @@ def test_what_cannot_be_served_leaves_the_old_one(two):
         latest.look()
         assert count(client) == 12
         assert len(said) == 1
+        assert len(loads) == 2, "it is not loaded every two seconds"
         assert "which cannot be served, so the old stays" in said[0]
         (two / "away").rename(two / "photos.sqlite")
+        clock[0] = 61.0
         latest.look()
         assert count(client) == 3
 
@@ -110,8 +121,8 @@ def test_serve_follows_by_itself(two):
 
     def run():
         serve(
-            Index.load(two.resolve()), port=0, settings=settings_for("127.0.0.1"), follow=two,
-            ready=lambda at: (address.append(at), ready.set()), say=lambda line: changed.set(),
+            two, port=0, settings=settings_for("127.0.0.1"),
+            ready=lambda at, photos: (address.append(at), ready.set()), say=lambda line: changed.set(),
         )  # fmt: skip
 
     threading.Thread(target=run, daemon=True).start()
@@ -136,3 +147,39 @@ def test_serve_follows_by_itself(two):
     asking.join(20)
     assert set(lost) == {12, 3}
     assert lost == sorted(lost, reverse=True)
+
+
+def test_memory_and_files_of_the_old_index_are_free_at_the_next_look(two):
+    made = []
+
+    def make(index):
+        made.append(weakref.ref(index.embedder.method))
+        return create_app(index)
+
+    latest = Latest(two, make, "cpu", lambda line: None)
+    move(two, "new.index")
+    latest.look()
+    assert made[0]() is not None, "a request may just have begun"
+    latest.look()
+    assert made[0]() is None
+    assert made[1]() is not None
+    assert latest.photos == 3
+    latest.end()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), FileNotFoundError("gone")])
+def test_no_error_ends_the_watch(error, two, monkeypatch):
+    said = []
+    latest = Latest(two, create_app, "cpu", said.append)
+    move(two, "new.index")
+    real = Index.load
+    monkeypatch.setattr(Index, "load", lambda *args, **options: (_ for _ in ()).throw(error))
+    latest.look()
+    assert latest.photos == 12
+    assert str(error) in said[0]
+    monkeypatch.setattr(Index, "load", real)
+    monkeypatch.setattr("zsbir.search.web.latest.AGAIN", 0.0)
+    latest._again = 0.0
+    latest.look()
+    assert latest.photos == 3
+    latest.end()

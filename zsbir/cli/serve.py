@@ -48,7 +48,6 @@ def serve(
 
     from zsbir.matchers import MATCHERS
     from zsbir.methods.embedding import as_device
-    from zsbir.search.index import Index
     from zsbir.search.managers import Links
     from zsbir.search.uploads import Limits
     from zsbir.search.web.serve import serve as run
@@ -58,11 +57,10 @@ def serve(
     settings = settings_for(host, token or os.environ.get("ZSBIR_TOKEN") or None, name, originals, rate)
     for wanted in matcher:
         MATCHERS.build(wanted)  # a wrong name is refused before the work
-    opened = Index.load(os.path.realpath(index), device=str(as_device(device)))
     settings = replace(settings, links=None if link is None else Links(link), matchers=matcher)
 
-    def ready(address: str) -> None:
-        print(f"{len(opened)} photos of {index} at {address} (Ctrl-C stops)", flush=True)
+    def ready(address: str, photos: int) -> None:
+        print(f"{photos} photos of {index} at {address} (Ctrl-C stops)", flush=True)
 
-    run(opened, host, port, settings, Limits(size=max_upload), ready, follow=index, say=partial(print, flush=True))
-    opened.close()
+    where, say = str(as_device(device)), partial(print, flush=True)
+    run(index, host, port, settings, Limits(size=max_upload), ready, where, say)

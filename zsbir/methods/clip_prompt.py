@@ -111,7 +111,7 @@ class ClipPrompt(Method):
         """Append the domain's prompts to the row (B, 1 + N, C) on its way into the first norm."""
         row = inputs[0]
         prompts = self.prompts[min(self._domain, len(self.prompts) - 1)].to(row.dtype)
-        return torch.cat([row, prompts.expand(len(row), -1, -1)], dim=1)
+        return torch.cat([row, prompts.expand(row.shape[0], -1, -1)], dim=1)
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return CLIP's image feature (B, D) with the domain's prompts, and the patch tokens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -149,12 +150,12 @@ def embed(
     for rows, features in apply(
         method, lambda batch: method.embed(batch, domain), items, domain, dataset=dataset, **options
     ):
-        # Without waiting for the GPU, which works on while the next batch is read.
-        vectors.append(features.vector.float().to("cpu", non_blocking=True))
-        if tokens and features.tokens is not None:
-            patches.append(features.tokens.float().to("cpu", non_blocking=True))
-        kept += rows
         where = features.vector.device
+        # Without waiting for the GPU, which works on while the next batch is read.
+        vectors.append(features.vector.float().to("cpu", non_blocking=where.type == "cuda"))
+        if tokens and features.tokens is not None:
+            patches.append(features.tokens.float().cpu())
+        kept += rows
     if where.type == "cuda":
         torch.cuda.synchronize(where)
     return Embeddings(
@@ -237,7 +238,8 @@ def apply(
         method.eval()
 
     def apply_to(pixels: Tensor) -> T:
-        with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, precision == "bf16"), values_known():
+        half = torch.autocast(where.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        with torch.no_grad(), half, values_known():
             return call(to_unit(pixels, where))
 
     name, total = "sketches" if domain == "sketch" else "photos", len(items) if isinstance(items, Sequence) else None

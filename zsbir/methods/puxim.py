@@ -158,7 +158,8 @@ class PuXIM(Method):
 
     def embed(self, images: Tensor, domain: Domain) -> Features:
         """Return the class token (B, D), patch tokens and grid of (B, 3, H, W) images; one encoder for both domains."""
-        return self._headed(self.encoder(self.preprocess.normalise(images)), {domain: len(images)})
+        # shape[0], not len(): torch.export would take that for a constant.
+        return self._headed(self.encoder(self.preprocess.normalise(images)), {domain: images.shape[0]})
 
     @property
     def trunk(self) -> Backbone:

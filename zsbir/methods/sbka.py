@@ -236,7 +236,7 @@ class SBKA(Method):
 
     def param_groups(self, recipe: Recipe) -> list[dict[str, Any]]:
         """Return the student with both heads, and the teacher's head at its own share of the recipe's rate."""
-        share = PRESETS[self.preset].teacher_lr / self.recipe.lr
+        share = PRESETS[self.preset].teacher_lr / type(self).recipe.lr
         teacher = list(self.teacher.head.parameters())
         known = {id(parameter) for parameter in teacher}
         student = [p for p in self.parameters() if p.requires_grad and id(p) not in known]

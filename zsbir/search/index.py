@@ -78,12 +78,16 @@ class Index(Writing):
         if next(iter(photo_files(photos)), None) is None:
             raise ZsbirError(f"{photos} holds no image file")
         index = cls.new(model, out, store, device, progress)
-        index.update(photos, progress=progress, **options)
-        if not len(index):
-            (_, reason), *_ = index.skipped()
-            index.close()
-            shutil.rmtree(index.folder, ignore_errors=True)
-            raise ZsbirError(f"none of the image files of {photos} can be decoded; the first: {reason}")
+        try:
+            index.update(photos, progress=progress, **options)
+            if not len(index):
+                (_, reason), *_ = index.skipped()
+                raise ZsbirError(f"none of the image files of {photos} can be decoded; the first: {reason}")
+        except ZsbirError:
+            if not len(index):
+                index.close()
+                shutil.rmtree(index.folder, ignore_errors=True)
+            raise
         return index
 
     @classmethod
@@ -192,9 +196,9 @@ def record_of(folder: Path) -> dict[str, Any]:
     """
     if not (folder / RECORD).is_file():
         raise ZsbirError(f"{folder} is no index: make one with `zsbir index PHOTOS -o {folder}`")
-    record = read_record(folder / RECORD, {"format": int, "fingerprint": str, "dim": int, "store": dict, "model": dict})
-    if record["format"] != FORMAT:
+    if read_record(folder / RECORD, {"format": int})["format"] != FORMAT:
         raise ZsbirError(f"{folder} was written by another version of zsbir: build it again")
+    record = read_record(folder / RECORD, {"fingerprint": str, "dim": int, "store": dict, "model": dict})
     if isinstance(record["dim"], bool) or not 1 <= record["dim"] <= LARGEST:
         raise ZsbirError(f"{folder / RECORD} is damaged: vectors of {record['dim']} numbers")
     return record

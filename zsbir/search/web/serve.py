@@ -43,29 +43,29 @@ def settings_for(
 
 
 def serve(
-    index: Index,
+    index: Index | str | Path,
     host: str = "127.0.0.1",
     port: int = 8080,
     settings: Settings | None = None,
     limits: Limits | None = None,
-    ready: Callable[[str], None] = lambda address: None,
-    follow: Path | None = None,
+    ready: Callable[[str, int], None] = lambda address, photos: None,
+    device: str = "cpu",
     say: Callable[[str], object] = lambda line: None,
 ) -> None:
     """Serve an index until interrupted.
 
     Args:
-        index: What is searched.
+        index: What is searched; or a path to it: once that leads to another index, this one is served.
         host: Address to bind.
         port: Port to bind; 0: any free one.
         settings: See `settings_for`, which makes the default.
         limits: Of uploads.
-        ready: Called with the page's address once the port accepts.
-        follow: A path to the index: once it leads to another one, that is served, with the same settings.
-        say: Called with a line when that happens.
+        ready: Called with the page's address and the number of photos once the port accepts.
+        device: Where the model of an index at a path runs.
+        say: Called with a line when the path leads to another index.
 
     Raises:
-        ZsbirError: If Starlette or uvicorn is not installed, or the port cannot be bound.
+        ZsbirError: If there is no index at the path, a package is missing, or the port cannot be bound.
     """
     with needing("serving", "zsbir[web]"):
         from zsbir.search.web.app import create_app
@@ -82,11 +82,11 @@ def serve(
         name = reachable(host)
         query = f"/?token={settings.token}" if settings.token else "/"
         address = f"http://{f'[{name}]' if ':' in name else name}:{bound.getsockname()[1]}{query}"
-        latest = Latest(index, follow or index.folder, partial(create_app, settings=settings, limits=limits), say)
-        if follow is not None:
-            latest.watch()
+        where = index if isinstance(index, Index) else Path(index)
+        latest = Latest(where, partial(create_app, settings=settings, limits=limits), device, say)
+        latest.watch()
         try:
-            Server(latest, lambda: ready(address)).run(sockets=[bound])
+            Server(latest, lambda: ready(address, latest.photos)).run(sockets=[bound])
         finally:
             latest.end()
 
