@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 import zsbir
 from zsbir.data.preprocess import WAYS, Preprocess, way
@@ -104,3 +104,12 @@ def test_methods_normalise_what_they_embed_themselves(name):
     images = torch.rand(2, 3, 32, 32)
     seen = grey.embed((images - 0.5) / 0.5, "photo").vector
     assert torch.allclose(plain.embed(images, "photo").vector, seen, atol=1e-6)
+
+
+def test_pad_black_is_pillows_and_leaves_a_line_of_the_narrowest_image():
+    rng = np.random.default_rng(0)
+    for width, height, size in [(40, 30, 32), (31, 64, 17), (8, 8, 20), (90, 7, 33), (3, 5, 2)]:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        np.testing.assert_array_equal(prepare(image, size, "pad-black"), np.array(ImageOps.pad(image, (size, size))))
+    line = Image.new("RGB", (2, 200), "white")
+    assert prepare(line, 20, "pad-black").max() == 255

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from zsbir.arguments import Count, Positive, checked
@@ -36,7 +36,12 @@ def squash(image: Image.Image, size: int, how: Image.Resampling = Image.Resampli
 
 def pad_black(image: Image.Image, size: int) -> Pixels:
     """Resize keeping the ratio, bicubic, and pad with black, as the releases of clip-prompt and CMCA do."""
-    return np.array(ImageOps.pad(image, (size, size)), dtype=np.uint8)
+    # As Pillow's ImageOps.pad, which leaves nothing, or fails, where less than half a pixel of a side is left.
+    width, height = (max(1, round(side / max(image.size) * size)) for side in image.size)
+    left, top = round((size - width) / 2), round((size - height) / 2)
+    square = np.zeros((size, size, 3), dtype=np.uint8)
+    square[top : top + height, left : left + width] = _resized(image, (width, height), Image.Resampling.BICUBIC)
+    return square
 
 
 def crop_pad(image: Image.Image, size: int) -> Pixels:
